@@ -1,0 +1,116 @@
+"""The optimisers' problem: a diagonal quadratic plus a logistic term over three leaves, and its 50-step run.
+
+f(x) = 1/2 sum_j a_j (x_j - c_j)^2 + 1/n sum_i log(1 + exp(-y_i <w_i, x>)), with x the leaves p0, p1, p2 one after another,
+each in row-major order. Every constant is written into the golden file.
+"""
+
+import math
+from types import SimpleNamespace
+
+import torch
+
+from golden import tensor
+
+SHAPES = {"p0": [3], "p1": [4, 2], "p2": [2, 3, 2]}
+RECORDED = (1, 2, 10, 50)
+STEPS = 50
+WARMUP = 5
+
+
+def schedule():
+    """Five steps of linear warm-up to 1, then a cosine from 1 down to 0.1."""
+    warm = [(k + 1) / WARMUP for k in range(WARMUP)]
+    rest = STEPS - WARMUP
+    return warm + [0.1 + 0.45 * (1 + math.cos(math.pi * k / (rest - 1))) for k in range(rest)]
+
+
+def standard(seed=0):
+    """23 numbers with curvatures from 0.1 to 10 in a mixed order, and 7 rows of the logistic term."""
+    rng = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: (torch.randn(*shape, generator=rng, dtype=torch.float64) * 1e3).round() / 1e3
+    n = sum(math.prod(s) for s in SHAPES.values())
+    curvature = (10 ** torch.linspace(-1, 1, n, dtype=torch.float64) * 1e3).round() / 1e3
+    return SimpleNamespace(
+        shapes=SHAPES,
+        x=draw(n),
+        a=curvature[torch.randperm(n, generator=rng)],
+        c=2 * draw(n),
+        w=draw(7, n),
+        y=torch.tensor([1.0, -1, 1, 1, -1, -1, 1], dtype=torch.float64),
+        lr_multiplier=schedule(),
+    )
+
+
+def card():
+    """The three-number quadratic of the catalogue card: no logistic term (one zero row), no schedule."""
+    f64 = lambda v: torch.tensor(v, dtype=torch.float64)
+    return SimpleNamespace(
+        shapes={"p0": [3]},
+        x=f64([0.0, 0, 0]),
+        a=f64([1.0, 10, 0.1]),
+        c=f64([1.0, -2, 3]),
+        w=torch.zeros(1, 3, dtype=torch.float64),
+        y=f64([1.0]),
+        lr_multiplier=[1.0] * STEPS,
+    )
+
+
+def leaves(p):
+    """The starting point as named leaf tensors that need gradients."""
+    sizes = [math.prod(s) for s in p.shapes.values()]
+    parts = p.x.clone().split(sizes)
+    return {k: part.reshape(s).clone().requires_grad_() for part, (k, s) in zip(parts, p.shapes.items())}
+
+
+def loss(p, params):
+    x = torch.cat([t.flatten() for t in params.values()])
+    logistic = torch.nn.functional.softplus(-p.y * (p.w @ x)).mean()
+    return 0.5 * (p.a * (x - p.c) ** 2).sum() + logistic
+
+
+def inputs(p):
+    """The problem as the golden file holds it. Row k of `lr_multiplier` is for step k + 1."""
+    return {
+        "params": {k: tensor(t) for k, t in leaves(p).items()},
+        "a": tensor(p.a),
+        "c": tensor(p.c),
+        "w": tensor(p.w),
+        "y": tensor(p.y),
+        "lr_multiplier": p.lr_multiplier,
+    }
+
+
+def run(name, config, make, p=None, lr=None, before=None, layer_scale=None):
+    """One case: 50 steps of the optimiser that `make(groups)` builds.
+
+    `lr` is the base rate (default: the config's), `before(params, rate)` runs between the backward pass and the step,
+    `layer_scale` maps leaf to scale and makes one group per leaf.
+    """
+    p = p or standard()
+    params = leaves(p)
+    groups = [{"params": list(params.values())}]
+    if layer_scale:
+        groups = [{"params": [t], "layer_scale": layer_scale[k]} for k, t in params.items()]
+    optimiser = make(groups)
+    base = config["lr"] if lr is None else lr
+    steps = []
+    start = None
+    for k in range(1, STEPS + 1):
+        rate = base * p.lr_multiplier[k - 1]
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad()
+        value = loss(p, params)
+        value.backward()
+        if start is None:
+            start = {"loss": value.item(), "gradients": {n: tensor(t.grad) for n, t in params.items()}}
+        if before:
+            with torch.no_grad():
+                before(params, rate)
+        optimiser.step()
+        if k in RECORDED:
+            step = {"step": k, "params": {n: tensor(t) for n, t in params.items()}}
+            if "d" in optimiser.param_groups[0]:
+                step["d"] = float(optimiser.param_groups[0]["d"])
+            steps.append(step)
+    return {"name": name, "config": config, "inputs": inputs(p), "expected": {"start": start, "steps": steps}}
