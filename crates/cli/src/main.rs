@@ -1,0 +1,2 @@
+//! The acclimate command line.
+fn main() {}

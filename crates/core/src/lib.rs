@@ -1,0 +1,38 @@
+//! Traits, sites, patches, cards and errors: what every part of acclimate shares.
+//!
+//! A [`Model`] never changes; a [`Patch`] does. A model calls the [`Pass`] at its [`Site`]s and knows no method; a method knows
+//! sites and no model.
+extern crate self as acclimate_core;
+
+mod adapter;
+mod card;
+mod error;
+mod fields;
+mod files;
+mod model;
+mod norm;
+mod optimiser;
+mod pass;
+mod patch;
+mod rng;
+mod seq;
+mod site;
+mod tensor;
+
+pub use acclimate_macros::{Fields, Method, Record};
+pub use adapter::{
+    ActivationAdapter, Adapter, Affine, AnyActivation, AnyTokens, AnyWeight, Here, Place, TokenAdapter, WeightAdapter,
+};
+pub use card::{Card, Entry, Method, Need, ParamInfo, Promise, find};
+pub use error::{Error, Result, nearest};
+pub use fields::{Bag, Fields, Record, RecordReader, RecordWriter, Slots};
+pub use files::{read_safetensors, write_safetensors, write_whole};
+pub use model::{Inputs, Model, Outputs, Tokens};
+pub use norm::{Batch, Moments, Normaliser, Source};
+pub use optimiser::{AnyOptimiser, AnyState, At, Edit, Optimiser, Step};
+pub use pass::Pass;
+pub use patch::{HeadStart, Part, Patch, affine_at};
+pub use rng::Rng;
+pub use seq::Seq;
+pub use site::{Role, Site, SiteKind, Targets, matches};
+pub use tensor::{AnyTensor, Params, total};

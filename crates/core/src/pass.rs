@@ -1,0 +1,266 @@
+//! The pass: what a forward needs besides weights. Models call it at their sites.
+
+use crate::{Affine, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source, affine_at};
+use burn::tensor::{Int, Tensor, module, ops::ConvOptions};
+
+/// One active patch and, where rows differ, how much of it each row gets.
+struct Active<'a> {
+    patch: &'a Patch,
+    /// `[batch]`.
+    rows: Option<Tensor<1>>,
+}
+
+/// What is on during one forward: patches, dropout of the adapters' own paths, and the statistics of batch norms. These are
+/// separate switches; none follows from another.
+pub struct Pass<'a> {
+    active: Vec<Active<'a>>,
+    dropout: Option<(u64, u64)>,
+    normaliser: &'a dyn Normaliser,
+}
+
+impl Default for Pass<'_> {
+    fn default() -> Self {
+        Self { active: vec![], dropout: None, normaliser: &Source }
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// The model as it is.
+    pub fn bare() -> Self {
+        Self::default()
+    }
+
+    /// The model under one patch.
+    pub fn new(patch: &'a Patch) -> Self {
+        Self::default().and(patch)
+    }
+
+    /// One patch more; patches act in the order they were added.
+    pub fn and(mut self, patch: &'a Patch) -> Self {
+        self.active.push(Active { patch, rows: None });
+        self
+    }
+
+    /// One patch more, of which each row of the batch gets its own share: `y = y₀ + Σ cᵢ·(yᵢ − y₀)`, `coefficients` `[batch]`.
+    pub fn and_rows(mut self, patch: &'a Patch, coefficients: Tensor<1>) -> Self {
+        self.active.push(Active { patch, rows: Some(coefficients) });
+        self
+    }
+
+    /// Switches the adapters' own dropout on; masks depend on the seed, the step and the site alone.
+    pub fn dropout(mut self, seed: u64, step: u64) -> Self {
+        self.dropout = Some((seed, step));
+        self
+    }
+
+    /// Chooses the statistics of batch norms.
+    pub fn normaliser(mut self, normaliser: &'a dyn Normaliser) -> Self {
+        self.normaliser = normaliser;
+        self
+    }
+
+    /// A linear site on states of any rank: `[…, in]` to `[…, out]`.
+    ///
+    /// # Errors
+    /// When the weights lack the site or a patch does not fit.
+    pub fn linear<const D: usize>(&self, model: &dyn Model, site: &Site, x: Tensor<D>) -> Result<Tensor<D>> {
+        let base = affine_at(model.weights(), site)?;
+        let mut shape = x.dims();
+        let input = shape[D - 1];
+        if input != site.input {
+            return Err(Error::Shape { what: site.name.clone(), expected: format!("[…, {}]", site.input), got: shape.to_vec() });
+        }
+        let batch = shape[0];
+        let rows: usize = shape[..D - 1].iter().product();
+        let y = self.rows(&base, site, x.reshape([rows, input]), batch)?;
+        shape[D - 1] = site.out;
+        Ok(y.reshape(shape))
+    }
+
+    /// `[rows, in]` to `[rows, out]` under every active patch.
+    fn rows(&self, base: &Affine, site: &Site, x: Tensor<2>, batch: usize) -> Result<Tensor<2>> {
+        let here = || self.active.iter().filter(|active| active.patch.touches(&site.name));
+        let all = here().filter(|active| active.rows.is_none()).flat_map(|a| a.patch.weights_at(&site.name).map(|w| (a.patch, w)));
+        let all: Vec<_> = all.collect();
+        let common = self.chain(base, site, x.clone(), &all)?;
+        let mut y = common.clone();
+        for active in here() {
+            let Some(coefficients) = &active.rows else { continue };
+            let own: Vec<_> = active.patch.weights_at(&site.name).map(|w| (active.patch, w)).collect();
+            let per_row = x.dims()[0] / batch.max(1);
+            let [rows, out] = common.dims();
+            let c = coefficients.clone().reshape([batch, 1]).expand([batch, per_row]).reshape([rows, 1]).expand([rows, out]);
+            y = y + (self.chain(base, site, x.clone(), &own)? - common.clone()) * c;
+        }
+        Ok(y)
+    }
+
+    /// All but the last adapter through their weights, the last one through its cheapest form.
+    fn chain(
+        &self,
+        base: &Affine,
+        site: &Site,
+        x: Tensor<2>,
+        adapters: &[(&Patch, (&Part, &dyn crate::AnyWeight))],
+    ) -> Result<Tensor<2>> {
+        let Some(((patch, (part, method)), first)) = adapters.split_last() else { return Ok(base.forward(x)) };
+        let mut base = base.clone();
+        for (patch, (part, method)) in first {
+            base = method.weight_at(&base, &patch.place(part, site, None))?;
+        }
+        let mask = self.mask(site, part, method.dropout_rate(), &x);
+        method.apply_at(x, &base, &patch.place(part, site, mask.as_ref()))
+    }
+
+    fn mask(&self, site: &Site, part: &Part, rate: f64, x: &Tensor<2>) -> Option<Tensor<2>> {
+        let (seed, step) = self.dropout.filter(|_| rate > 0.0)?;
+        let mut rng = Rng::new(seed, &format!("dropout {} {}", site.name, part.name), step);
+        rng.dropout_mask(x.dims(), 1.0 - rate, x.dtype(), &x.device()).get()
+    }
+
+    /// The weight and bias of a site under every active patch (those with a share per row are refused here).
+    fn folded(&self, model: &dyn Model, site: &Site) -> Result<Affine> {
+        let mut base = affine_at(model.weights(), site)?;
+        for active in self.active.iter().filter(|active| active.patch.touches(&site.name)) {
+            if active.rows.is_some() {
+                return Err(Error::Unsupported {
+                    who: format!("site `{}`", site.name),
+                    what: "mix patches by row".to_owned(),
+                    instead: "target linear sites only, or run one patch per batch".to_owned(),
+                });
+            }
+            base = active.patch.adapted(&base, &site.name)?;
+        }
+        Ok(base)
+    }
+
+    /// A convolution site, `[batch, in, height, width]`.
+    ///
+    /// # Errors
+    /// When the weights lack the site or a patch does not fit.
+    pub fn conv(&self, model: &dyn Model, site: &Site, x: Tensor<4>) -> Result<Tensor<4>> {
+        let SiteKind::Conv { kernel: [height, width], stride, padding } = site.kind else {
+            return Err(Error::Other(format!("site `{}` is no convolution", site.name)));
+        };
+        let affine = self.folded(model, site)?;
+        let weight = affine.weight.reshape([site.out, site.input / (height * width), height, width]);
+        let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
+        Ok(module::conv2d(x, weight, affine.bias, options))
+    }
+
+    /// Rows of a table, `[batch, length]` to `[batch, length, width]`.
+    ///
+    /// # Errors
+    /// When the weights lack the site or a patch does not fit.
+    pub fn embedding(&self, model: &dyn Model, site: &Site, ids: Tensor<2, Int>) -> Result<Tensor<3>> {
+        Ok(module::embedding(self.folded(model, site)?.weight, ids))
+    }
+
+    /// A layer norm over the last axis.
+    ///
+    /// # Errors
+    /// When the weights lack the site or a patch does not fit.
+    pub fn layer_norm(&self, model: &dyn Model, site: &Site, x: Tensor<3>, eps: f64) -> Result<Tensor<3>> {
+        let affine = self.folded(model, site)?;
+        let shift = affine.bias.clone().unwrap_or_else(|| Tensor::zeros([site.out], (&x.device(), x.dtype())));
+        Ok(acclimate_kernels::layer_norm(x, affine.weight.reshape([site.out]), shift, eps))
+    }
+
+    /// A norm over groups of channels, `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// When the weights lack the site, a patch does not fit, or `groups` does not divide the channels.
+    pub fn group_norm(&self, model: &dyn Model, site: &Site, x: Tensor<4>, groups: usize, eps: f64) -> Result<Tensor<4>> {
+        let [batch, channels, height, width] = x.dims();
+        if groups == 0 || channels % groups != 0 {
+            return Err(Error::Shape { what: site.name.clone(), expected: format!("channels in {groups} groups"), got: x.dims().to_vec() });
+        }
+        let affine = self.folded(model, site)?;
+        let flat = x.reshape([batch, groups, channels / groups * height * width]);
+        let centred = flat.clone() - flat.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2);
+        let normal = (centred / (variance + eps).sqrt()).reshape([batch, channels, height, width]);
+        Ok(scale_shift(normal, &affine))
+    }
+
+    /// A batch norm, `[batch, channels, height, width]`; the pass's normaliser says whose moments hold.
+    ///
+    /// # Errors
+    /// When the weights lack the site or a patch does not fit, or the normaliser refuses the batch.
+    pub fn batch_norm(&self, model: &dyn Model, site: &Site, x: Tensor<4>, eps: f64) -> Result<Tensor<4>> {
+        let affine = self.folded(model, site)?;
+        let source = crate::Moments {
+            mean: model.weights().get::<1>(&format!("{}.running_mean", site.name))?,
+            variance: model.weights().get::<1>(&format!("{}.running_var", site.name))?,
+        };
+        let moments = self.normaliser.moments(site, &x, source)?;
+        let channels = site.out;
+        let normal = (x - moments.mean.reshape([1, channels, 1, 1])) / (moments.variance.reshape([1, channels, 1, 1]) + eps).sqrt();
+        Ok(scale_shift(normal, &affine))
+    }
+
+    /// Attention over projected states `[batch, length, heads·width]`; `hidden` `[batch, keys]` is added to the scores.
+    pub fn attention(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, hidden: Tensor<2>, heads: usize) -> Tensor<3> {
+        acclimate_kernels::attention(q, k, v, hidden, heads)
+    }
+
+    /// A sub-block before its residual addition; activation adapters stand around `body`.
+    ///
+    /// # Errors
+    /// The body's or the adapters'.
+    pub fn block(&self, site: &Site, seq: Seq, body: &mut dyn FnMut(Seq) -> Result<Seq>) -> Result<Seq> {
+        let adapters: Vec<_> =
+            self.active.iter().flat_map(|a| a.patch.activations_at(&site.name).map(move |(part, m)| (a, part, m))).collect();
+        self.nested(site, seq, body, &adapters)
+    }
+
+    fn nested(
+        &self,
+        site: &Site,
+        seq: Seq,
+        body: &mut dyn FnMut(Seq) -> Result<Seq>,
+        adapters: &[(&Active<'_>, &Part, &dyn crate::AnyActivation)],
+    ) -> Result<Seq> {
+        let Some(((active, part, method), inner)) = adapters.split_last() else { return body(seq) };
+        if active.rows.is_some() {
+            return Err(Error::Unsupported {
+                who: method.card().name.to_owned(),
+                what: "differ by row".to_owned(),
+                instead: "run one patch per batch".to_owned(),
+            });
+        }
+        let mut rest = |seq: Seq| self.nested(site, seq, body, inner);
+        method.around_at(seq, &mut rest, &active.patch.place(part, site, None))
+    }
+
+    /// The sequence after the embeddings, as token adapters want it.
+    ///
+    /// # Errors
+    /// The adapters' own.
+    pub fn tokens(&self, seq: Seq) -> Result<Seq> {
+        let parts = self.active.iter().flat_map(|a| a.patch.parts().iter().map(move |part| (a.patch, part)));
+        parts.into_iter().try_fold(seq, |seq, (patch, part)| match &part.kind {
+            crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) => method.tokens_at(seq, &patch.params, &part.name),
+            _ => Ok(seq),
+        })
+    }
+
+    /// The head of the last patch that has one, on features `[rows, width]`.
+    ///
+    /// # Errors
+    /// When its tensors do not fit.
+    pub fn head(&self, features: Tensor<2>) -> Result<Option<Tensor<2>>> {
+        let Some(patch) = self.active.iter().map(|a| a.patch).rev().find(|patch| patch.has_head()) else { return Ok(None) };
+        let weight = patch.params.get("head.weight")?;
+        Ok(Some(Affine { weight, bias: Some(patch.params.get("head.bias")?) }.forward(features)))
+    }
+}
+
+fn scale_shift(x: Tensor<4>, affine: &Affine) -> Tensor<4> {
+    let channels = x.dims()[1];
+    let scaled = x * affine.weight.clone().reshape([1, channels, 1, 1]);
+    match &affine.bias {
+        Some(bias) => scaled + bias.clone().reshape([1, channels, 1, 1]),
+        None => scaled,
+    }
+}

@@ -1,0 +1,381 @@
+//! The patch: everything that is trained, estimated or remembered about a frozen model.
+
+use crate::{
+    Adapter, Affine, AnyTensor, AnyWeight, Error, Model, Params, Place, Result, Rng, Role, Site, SiteKind, read_safetensors,
+    write_safetensors, write_whole,
+};
+use burn::tensor::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+/// What one part of a patch is.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    /// A method at some sites.
+    Adapter(Adapter),
+    /// A linear head on the model's features; it has no base.
+    Head,
+}
+
+/// A method and the sites it stands at.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The name its tensors carry; unique in the patch.
+    pub name: String,
+    /// The sites, in the model's order.
+    pub sites: Vec<Site>,
+    pub(crate) kind: Kind,
+}
+
+/// Named tensors, the methods that use them and the fingerprint of the model they belong to.
+///
+/// A model never changes; dropping the patch is resetting it.
+#[derive(Clone, Debug, Default)]
+pub struct Patch {
+    parts: Vec<Part>,
+    at: BTreeMap<String, Vec<usize>>,
+    /// The trained tensors.
+    pub params: Params,
+    /// Tensors that are not trained: shared projections, statistics.
+    pub buffers: Params,
+    roles: BTreeMap<String, Role>,
+    base: Option<String>,
+}
+
+/// How a head starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadStart {
+    /// Zero weights: the first predictions are uniform.
+    #[default]
+    Zero,
+    /// Uniform in ±1/√features.
+    Random,
+}
+
+impl Patch {
+    /// An empty patch: the model as it is.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a method at the given sites.
+    ///
+    /// # Errors
+    /// When the method cannot stand at a site, or its shapes do not fit.
+    pub fn add(&mut self, model: &dyn Model, adapter: Adapter, sites: &[Site], rng: &mut Rng) -> Result<()> {
+        let card = adapter.card();
+        let taken = self.parts.iter().filter(|part| part.name.trim_end_matches(|c: char| c == '_' || c.is_numeric()) == card.name);
+        let name = match taken.count() {
+            0 => card.name.to_owned(),
+            n => format!("{}_{}", card.name, n + 1),
+        };
+        let like = model.like();
+        match &adapter {
+            Adapter::Weight(method) => {
+                if let Some(site) = sites.iter().find(|site| !method.accepts_kind(site.kind)) {
+                    return Err(Error::Unsupported {
+                        who: card.name.to_owned(),
+                        what: format!("stand at `{}`, which is {:?}", site.name, site.kind),
+                        instead: "narrow `targets`".to_owned(),
+                    });
+                }
+                method.share_over(sites, like, rng)?.into_params(&name, &mut self.buffers);
+                for site in sites {
+                    let base = affine_at(model.weights(), site)?;
+                    let place = Place { site, part: &name, params: &self.params, buffers: &self.buffers, mask: None };
+                    let slots = method.init_at(&base, &place, rng)?;
+                    self.roles.extend(slots.into_params(&format!("{}.{name}", site.name), &mut self.params));
+                }
+            }
+            Adapter::Activation(method) => {
+                for site in sites {
+                    let slots = method.init_at(site, like.clone(), rng)?;
+                    self.roles.extend(slots.into_params(&format!("{}.{name}", site.name), &mut self.params));
+                }
+            }
+            Adapter::Tokens(method) => {
+                let slots = method.init_for(model.width(), like, rng)?;
+                self.roles.extend(slots.into_params(&format!("tokens.{name}"), &mut self.params));
+            }
+        }
+        self.push(Part { name, sites: sites.to_vec(), kind: Kind::Adapter(adapter) });
+        self.base = Some(model.fingerprint().to_owned());
+        Ok(())
+    }
+
+    /// Adds a linear head from the model's features to `outputs` numbers.
+    pub fn add_head(&mut self, model: &dyn Model, outputs: usize, start: HeadStart, rng: &mut Rng) {
+        let ((dtype, device), width) = (model.like(), model.width());
+        let weight = match start {
+            HeadStart::Zero => AnyTensor::zeros(&[outputs, width], dtype, &device),
+            HeadStart::Random => rng.uniform_tensor(&[outputs, width], 1.0 / (width as f64).sqrt(), dtype, &device),
+        };
+        self.params.insert("head.weight", weight);
+        self.params.insert("head.bias", AnyTensor::zeros(&[outputs], dtype, &device));
+        self.roles.extend(["head.weight", "head.bias"].map(|name| (name.to_owned(), Role::Head)));
+        self.push(Part { name: "head".to_owned(), sites: vec![], kind: Kind::Head });
+        self.base = Some(model.fingerprint().to_owned());
+    }
+
+    fn push(&mut self, part: Part) {
+        for site in &part.sites {
+            self.at.entry(site.name.clone()).or_default().push(self.parts.len());
+        }
+        self.parts.push(part);
+    }
+
+    /// The parts in the order they act.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Whether the patch brings a head of its own.
+    pub fn has_head(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.kind, Kind::Head))
+    }
+
+    /// What a trained tensor is for.
+    pub fn role(&self, name: &str) -> Role {
+        self.roles.get(name).copied().unwrap_or(Role::Other)
+    }
+
+    /// The same patch with other values for its trained tensors.
+    pub fn with_params(&self, params: Params) -> Self {
+        Self { params, ..self.clone() }
+    }
+
+    /// The same patch with its tensors as fresh leaves of a gradient tape. Only what is computed between this call and
+    /// [`Params::gradients`] knows about autodiff.
+    pub fn tracked(&self) -> Self {
+        self.with_params(self.params.tracked())
+    }
+
+    /// Weight adapters at a site, with their part names, in the order they act.
+    pub(crate) fn weights_at<'a>(&'a self, site: &str) -> impl Iterator<Item = (&'a Part, &'a dyn AnyWeight)> {
+        let parts = self.at.get(site).into_iter().flatten().map(|&i| &self.parts[i]);
+        parts.filter_map(|part| match &part.kind {
+            Kind::Adapter(Adapter::Weight(method)) => Some((part, method.as_ref())),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn activations_at<'a>(&'a self, site: &str) -> impl Iterator<Item = (&'a Part, &'a dyn crate::AnyActivation)> {
+        let parts = self.at.get(site).into_iter().flatten().map(|&i| &self.parts[i]);
+        parts.filter_map(|part| match &part.kind {
+            Kind::Adapter(Adapter::Activation(method)) => Some((part, method.as_ref())),
+            _ => None,
+        })
+    }
+
+    /// Whether any weight adapter stands at a site.
+    pub fn touches(&self, site: &str) -> bool {
+        self.weights_at(site).next().is_some()
+    }
+
+    pub(crate) fn place<'a>(&'a self, part: &'a Part, site: &'a Site, mask: Option<&'a Tensor<2>>) -> Place<'a> {
+        Place { site, part: &part.name, params: &self.params, buffers: &self.buffers, mask }
+    }
+
+    /// The adapted weight and bias of a site: every weight adapter there, one after another.
+    ///
+    /// # Errors
+    /// The methods' own.
+    pub fn adapted(&self, base: &Affine, site: &str) -> Result<Affine> {
+        self.weights_at(site).try_fold(base.clone(), |base, (part, method)| {
+            let site = part.sites.iter().find(|s| s.name == site).expect("the index lists parts by their sites");
+            method.weight_at(&base, &self.place(part, site, None))
+        })
+    }
+
+    /// What the methods add to the loss, if anything.
+    ///
+    /// # Errors
+    /// The methods' own.
+    pub fn penalty(&self) -> Result<Option<Tensor<1>>> {
+        let mut sum: Option<Tensor<1>> = None;
+        for part in &self.parts {
+            let Kind::Adapter(Adapter::Weight(method)) = &part.kind else { continue };
+            for site in &part.sites {
+                if let Some(term) = method.penalty_at(&self.place(part, site, None))? {
+                    sum = Some(match sum {
+                        Some(sum) => sum + term,
+                        None => term,
+                    });
+                }
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The model's weights with every adapted one replaced: a plain checkpoint.
+    ///
+    /// # Errors
+    /// When a part is not a weight adapter (the error names it), or the model is another than the patch was made for.
+    pub fn merge(&self, model: &dyn Model) -> Result<Params> {
+        self.check_base(model)?;
+        let mut merged = model.weights().clone();
+        for part in &self.parts {
+            match &part.kind {
+                Kind::Head => {}
+                Kind::Adapter(Adapter::Weight(_)) => {}
+                Kind::Adapter(other) => {
+                    return Err(Error::Unsupported {
+                        who: other.card().name.to_owned(),
+                        what: "be merged into weights".to_owned(),
+                        instead: "keep the patch beside the model".to_owned(),
+                    });
+                }
+            }
+        }
+        for site in self.at.keys() {
+            let here = self.weights_at(site).next().and_then(|(part, _)| part.sites.iter().find(|s| s.name == *site));
+            let Some(site) = here else { continue };
+            let base = affine_at(model.weights(), site)?;
+            let adapted = self.adapted(&base, &site.name)?;
+            let shape = model.weights().any(&format!("{}.weight", site.name)).map(AnyTensor::shape).unwrap_or_default();
+            merged.insert(format!("{}.weight", site.name), unflatten(adapted.weight, &shape));
+            if let Some(bias) = adapted.bias {
+                merged.insert(format!("{}.bias", site.name), bias);
+            }
+        }
+        Ok(merged)
+    }
+
+    /// Refuses a model other than the one the patch was made for.
+    ///
+    /// # Errors
+    /// Names both fingerprints and the way out.
+    pub fn check_base(&self, model: &dyn Model) -> Result<()> {
+        match &self.base {
+            Some(base) if base != model.fingerprint() => Err(Error::Other(format!(
+                "this patch was made for a model with fingerprint {}…, this model has {}…; load the model it was tuned on, or tune anew",
+                &base[..12.min(base.len())],
+                &model.fingerprint()[..12],
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces sizes of one trained tensor along an axis: keeps the listed indices, then appends `add`.
+    /// [`crate::Edit::apply`] does the same to optimiser state.
+    ///
+    /// # Errors
+    /// When the tensor is unknown or the edit does not fit it.
+    pub fn edit(&mut self, edit: &crate::Edit) -> Result<()> {
+        let tensor = self.params.any(&edit.param).ok_or_else(|| Error::unknown("tensor", &edit.param, self.params.names()))?;
+        let edited = edit.apply(tensor, false)?;
+        self.params.insert(edit.param.clone(), edited);
+        Ok(())
+    }
+
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` into a folder, each whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let parts = self.parts.iter().map(|part| match &part.kind {
+            Kind::Adapter(adapter) => PartFile {
+                method: adapter.card().name.to_owned(),
+                name: part.name.clone(),
+                settings: adapter.settings(),
+                sites: part.sites.clone(),
+            },
+            Kind::Head => {
+                PartFile { method: "head".to_owned(), name: part.name.clone(), settings: toml::Table::new(), sites: vec![] }
+            }
+        });
+        let config = PatchFile {
+            peft_type: "ACCLIMATE".to_owned(),
+            base_fingerprint: self.base.clone(),
+            parts: parts.collect(),
+            roles: self.roles.clone(),
+        };
+        let text = serde_json::to_string_pretty(&config).expect("strings, numbers and lists");
+        let mut tensors = self.params.clone();
+        for (name, tensor) in self.buffers.iter() {
+            tensors.insert(format!("buffer.{name}"), tensor.clone());
+        }
+        write_safetensors(&folder.join("adapter_model.safetensors"), &tensors, BTreeMap::new())?;
+        write_whole(&folder.join("adapter_config.json"), text.as_bytes())
+    }
+
+    /// Reads what [`Patch::save`] wrote. `build` makes a method from its name and settings.
+    ///
+    /// # Errors
+    /// Names the file and what is missing, unknown or of the wrong shape.
+    pub fn load(folder: &Path, device: &Device, build: &dyn Fn(&str, &toml::Table) -> Result<Adapter>) -> Result<Self> {
+        let file = folder.join("adapter_config.json");
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        let config: PatchFile = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
+        let weights = folder.join("adapter_model.safetensors");
+        let (tensors, _) = read_safetensors(&weights, device)?;
+        let mut patch = Self { roles: config.roles, base: config.base_fingerprint, ..Self::default() };
+        for name in patch.roles.keys() {
+            if !tensors.has(name) {
+                return Err(Error::format(&weights, format!("tensor `{name}` is missing; the patch folder is incomplete")));
+            }
+        }
+        for (name, tensor) in tensors.iter() {
+            match name.strip_prefix("buffer.") {
+                Some(name) => patch.buffers.insert(name, tensor.clone()),
+                None if patch.roles.contains_key(name) => patch.params.insert(name, tensor.clone()),
+                None => return Err(Error::format(&weights, format!("tensor `{name}` belongs to no part of the patch"))),
+            }
+        }
+        for part in config.parts {
+            let kind = match part.method.as_str() {
+                "head" => Kind::Head,
+                method => Kind::Adapter(build(method, &part.settings)?),
+            };
+            patch.push(Part { name: part.name, sites: part.sites, kind });
+        }
+        Ok(patch)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PartFile {
+    method: String,
+    name: String,
+    settings: toml::Table,
+    sites: Vec<Site>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PatchFile {
+    peft_type: String,
+    base_fingerprint: Option<String>,
+    parts: Vec<PartFile>,
+    roles: BTreeMap<String, Role>,
+}
+
+/// The weight and bias of a site in the form every adapter sees: a matrix `[out, in]`.
+///
+/// # Errors
+/// When the weights lack the site or have another shape.
+pub fn affine_at(weights: &Params, site: &Site) -> Result<Affine> {
+    let name = format!("{}.weight", site.name);
+    let weight = match site.kind {
+        SiteKind::Linear | SiteKind::Embedding => weights.get::<2>(&name)?,
+        SiteKind::Conv { .. } => weights.get::<4>(&name)?.reshape([site.out, site.input]),
+        SiteKind::Norm | SiteKind::BatchNorm => weights.get::<1>(&name)?.reshape([site.out, 1]),
+        SiteKind::Block => return Err(Error::Other(format!("site `{}` is a block and has no weight", site.name))),
+    };
+    let bias = if site.bias { Some(weights.get::<1>(&format!("{}.bias", site.name))?) } else { None };
+    Ok(Affine { weight, bias })
+}
+
+/// A matrix back in the shape the checkpoint stores.
+fn unflatten(weight: Tensor<2>, shape: &[usize]) -> AnyTensor {
+    match *shape {
+        [n] => weight.reshape([n]).into(),
+        [o, i, h, w] => weight.reshape([o, i, h, w]).into(),
+        _ => weight.into(),
+    }
+}
+
+/// Number type and device of a model's weights.
+pub(crate) fn like_of(weights: &Params) -> (DType, Device) {
+    weights.iter().next().map_or((DType::F32, Device::flex()), |(_, tensor)| (tensor.dtype(), tensor.device()))
+}

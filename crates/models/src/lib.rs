@@ -1,0 +1,1 @@
+//! Models: immutable weights under the checkpoint's own names

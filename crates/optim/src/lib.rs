@@ -1,0 +1,1 @@
+//! Optimisers over a whole parameter set
