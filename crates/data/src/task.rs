@@ -1,0 +1,565 @@
+//! What a table is used for: inputs, and labels where there are any.
+//!
+//! [`Inputs`] holds no labels, so whatever receives only inputs cannot look at them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use acclimate_core::{Error, Result};
+
+use crate::table::{Table, Value};
+
+/// Column names tried for the text, in this order.
+pub const TEXT_NAMES: [&str; 6] = ["text", "sentence", "content", "review", "premise", "query"];
+/// Column names tried for the second text of a pair.
+pub const PAIR_NAMES: [&str; 5] = ["text_pair", "sentence2", "hypothesis", "passage", "positive"];
+/// Column names tried for the words of a row.
+pub const WORDS_NAMES: [&str; 2] = ["tokens", "words"];
+/// Column names tried for image files.
+pub const IMAGE_NAMES: [&str; 2] = ["image", "path"];
+/// Column names tried for the target.
+pub const TARGET_NAMES: [&str; 10] =
+    ["label", "labels", "class", "target", "rating", "score", "tags", "ner_tags", "category", "y"];
+
+/// More distinct fractional numbers than this are not taken for classes.
+const MAX_NUMBER_CLASSES: usize = 50;
+
+/// Which columns hold what; what is absent is found by the usual names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Columns {
+    /// The text, or the first text of a pair.
+    pub text: Option<String>,
+    /// The second text of a pair. Only used when named here, or when the task is about pairs.
+    pub pair: Option<String>,
+    /// The words of a row, for labels per word.
+    pub words: Option<String>,
+    /// Paths of images, relative to the table's folder.
+    pub image: Option<String>,
+    /// Numeric columns, in the order of the features; excludes the others.
+    pub features: Vec<String>,
+    /// The target.
+    pub target: Option<String>,
+}
+
+/// What the target column means.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Lists are several labels (or labels per word where words are), text and few whole numbers are classes, other
+    /// numbers are numbers.
+    Auto,
+    /// One class per row. `names` fixes their order and refuses others; without it they are sorted, whole numbers by
+    /// value.
+    Classes {
+        /// The classes, in order.
+        names: Option<Vec<String>>,
+    },
+    /// Classes cut out of a number: below the first cut, from the first up to the second, and so on.
+    Cuts {
+        /// The cuts, ascending.
+        cuts: Vec<f64>,
+        /// One name more than cuts; without it "0", "1", ….
+        names: Option<Vec<String>>,
+    },
+    /// Any number of labels per row: a list, or text cut at `|`.
+    MultiLabel {
+        /// The labels, in order.
+        names: Option<Vec<String>>,
+    },
+    /// A label per word: a list, or text cut at white space.
+    Tokens {
+        /// The labels, in order.
+        names: Option<Vec<String>>,
+    },
+    /// A finite number per row.
+    Numbers,
+    /// No target: the second text of a row belongs to its first, other rows' do not.
+    Pairs,
+}
+
+/// What a model is given, without labels.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inputs {
+    /// A text per row.
+    Texts(Vec<String>),
+    /// Two texts per row.
+    Pairs(Vec<(String, String)>),
+    /// Words per row.
+    Words(Vec<Vec<String>>),
+    /// An image file per row.
+    Images(Vec<PathBuf>),
+    /// `width` numbers per row, row after row.
+    Features {
+        /// Numbers per row.
+        width: usize,
+        /// Rows times `width` numbers.
+        values: Vec<f32>,
+    },
+}
+
+/// What is to be predicted, a row each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Labels {
+    /// One class per row.
+    Classes {
+        /// Class names.
+        names: Vec<String>,
+        /// Position of each row's class in `names`.
+        index: Vec<usize>,
+    },
+    /// Any number of labels per row.
+    MultiLabel {
+        /// Label names.
+        names: Vec<String>,
+        /// For each row, whether each label holds.
+        rows: Vec<Vec<bool>>,
+    },
+    /// A label per word.
+    Tokens {
+        /// Label names.
+        names: Vec<String>,
+        /// For each row, the position of each word's label in `names`.
+        rows: Vec<Vec<usize>>,
+    },
+    /// A number per row.
+    Numbers(Vec<f64>),
+    /// The two texts of each of this many rows belong together.
+    Pairs(usize),
+}
+
+/// Inputs with their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Examples {
+    /// What the model sees.
+    pub inputs: Inputs,
+    /// What it should say.
+    pub labels: Labels,
+}
+
+impl Inputs {
+    /// Reads the inputs of a table; a target column is not looked at.
+    ///
+    /// # Errors
+    /// No column of a usual name, an unknown column, an empty cell or a feature that is no finite number.
+    pub fn read(table: &Table, columns: &Columns) -> Result<Self> {
+        if !columns.features.is_empty() {
+            return features(table, &columns.features);
+        }
+        let (words, image) = (found(table, &columns.words, &WORDS_NAMES), found(table, &columns.image, &IMAGE_NAMES));
+        let named = columns.words.is_some() || columns.image.is_some();
+        let text = if named { columns.text.clone() } else { found(table, &columns.text, &TEXT_NAMES) };
+        match (text, words, image) {
+            (Some(text), _, _) => {
+                let texts = table.texts(&text)?;
+                match &columns.pair {
+                    None => Ok(Self::Texts(texts)),
+                    Some(pair) => Ok(Self::Pairs(texts.into_iter().zip(table.texts(pair)?).collect())),
+                }
+            }
+            (None, Some(words), _) => {
+                let rows = table.lists(&words, None)?;
+                match rows.iter().position(Vec::is_empty) {
+                    Some(row) => Err(table.row_error(row, &words, "has no words; fill it or drop the row")),
+                    None => Ok(Self::Words(rows)),
+                }
+            }
+            (None, None, Some(image)) => {
+                let folder = if table.file.is_dir() { None } else { table.file.parent() };
+                let path = |path: String| folder.map_or_else(|| PathBuf::from(&path), |folder| folder.join(&path));
+                Ok(Self::Images(table.texts(&image)?.into_iter().map(path).collect()))
+            }
+            (None, None, None) => {
+                Err(no_column(table, "input", "text", &[&TEXT_NAMES[..], &WORDS_NAMES[..], &IMAGE_NAMES[..]].concat()))
+            }
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Texts(rows) => rows.len(),
+            Self::Pairs(rows) => rows.len(),
+            Self::Words(rows) => rows.len(),
+            Self::Images(rows) => rows.len(),
+            Self::Features { width, values } => values.len() / width,
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows at `index`, in that order.
+    ///
+    /// # Panics
+    /// If an index is out of range.
+    pub fn select(&self, index: &[usize]) -> Self {
+        match self {
+            Self::Texts(rows) => Self::Texts(pick(rows, index)),
+            Self::Pairs(rows) => Self::Pairs(pick(rows, index)),
+            Self::Words(rows) => Self::Words(pick(rows, index)),
+            Self::Images(rows) => Self::Images(pick(rows, index)),
+            Self::Features { width, values } => {
+                let row = |&row: &usize| values[row * width..(row + 1) * width].iter().copied();
+                Self::Features { width: *width, values: index.iter().flat_map(row).collect() }
+            }
+        }
+    }
+}
+
+impl Labels {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Classes { index, .. } => index.len(),
+            Self::MultiLabel { rows, .. } => rows.len(),
+            Self::Tokens { rows, .. } => rows.len(),
+            Self::Numbers(rows) => rows.len(),
+            Self::Pairs(rows) => *rows,
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Names of classes or labels; none for numbers and pairs.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::Classes { names, .. } | Self::MultiLabel { names, .. } | Self::Tokens { names, .. } => names,
+            Self::Numbers(_) | Self::Pairs(_) => &[],
+        }
+    }
+
+    /// The rows at `index`, in that order; names stay.
+    ///
+    /// # Panics
+    /// If an index is out of range.
+    pub fn select(&self, index: &[usize]) -> Self {
+        match self {
+            Self::Classes { names, index: all } => Self::Classes { names: names.clone(), index: pick(all, index) },
+            Self::MultiLabel { names, rows } => Self::MultiLabel { names: names.clone(), rows: pick(rows, index) },
+            Self::Tokens { names, rows } => Self::Tokens { names: names.clone(), rows: pick(rows, index) },
+            Self::Numbers(rows) => Self::Numbers(pick(rows, index)),
+            Self::Pairs(_) => Self::Pairs(index.len()),
+        }
+    }
+
+    /// What splits should spread evenly: the class, the first label that holds, or the fifth of the range of ranks a
+    /// number falls in; the same for all rows of other labels.
+    pub fn strata(&self) -> Vec<usize> {
+        const PARTS: usize = 5;
+        match self {
+            Self::Classes { index, .. } => index.clone(),
+            Self::MultiLabel { rows, names } => {
+                rows.iter().map(|row| row.iter().position(|&holds| holds).unwrap_or(names.len())).collect()
+            }
+            Self::Numbers(numbers) => {
+                let mut order: Vec<usize> = (0..numbers.len()).collect();
+                order.sort_by(|&a, &b| numbers[a].total_cmp(&numbers[b]));
+                let mut strata = vec![0; numbers.len()];
+                order.iter().enumerate().for_each(|(rank, &row)| strata[row] = rank * PARTS / numbers.len());
+                strata
+            }
+            Self::Tokens { .. } | Self::Pairs(_) => vec![0; self.len()],
+        }
+    }
+}
+
+impl Examples {
+    /// Reads inputs and labels of a table.
+    ///
+    /// # Errors
+    /// Those of [`Inputs::read`]; no target column of a usual name; a target that is absent, not a number where
+    /// numbers are needed, NaN, or not among the given names, with its row; a class target with a single class.
+    pub fn read(table: &Table, columns: &Columns, target: &Target) -> Result<Self> {
+        if *target == Target::Pairs {
+            let pair = found(table, &columns.pair, &PAIR_NAMES);
+            let pair = pair.ok_or_else(|| no_column(table, "second text", "pair", &PAIR_NAMES))?;
+            let inputs = Inputs::read(table, &Columns { pair: Some(pair), ..columns.clone() })?;
+            return Ok(Self { labels: Labels::Pairs(inputs.len()), inputs });
+        }
+        let column = found(table, &columns.target, &TARGET_NAMES);
+        let column = column.ok_or_else(|| no_column(table, "target", "target", &TARGET_NAMES))?;
+        table.column(&column)?;
+        let mut columns = columns.clone();
+        if matches!(target, Target::Tokens { .. }) {
+            let words = found(table, &columns.words, &WORDS_NAMES);
+            columns.words = words.or_else(|| found(table, &columns.text, &TEXT_NAMES));
+            columns.text = None;
+        }
+        let inputs = Inputs::read(table, &columns)?;
+        let labels = read_labels(table, &column, target, &inputs)?;
+        Ok(Self { inputs, labels })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    /// The rows at `index`, in that order.
+    ///
+    /// # Panics
+    /// If an index is out of range.
+    pub fn select(&self, index: &[usize]) -> Self {
+        Self { inputs: self.inputs.select(index), labels: self.labels.select(index) }
+    }
+}
+
+fn pick<T: Clone>(rows: &[T], index: &[usize]) -> Vec<T> {
+    index.iter().map(|&row| rows[row].clone()).collect()
+}
+
+/// The column given, or the first of the usual names that the table has.
+fn found(table: &Table, given: &Option<String>, names: &[&str]) -> Option<String> {
+    let usual = || names.iter().find(|name| table.columns.iter().any(|column| column == *name));
+    given.clone().or_else(|| usual().map(|name| (*name).to_owned()))
+}
+
+fn no_column(table: &Table, what: &str, key: &str, tried: &[&str]) -> Error {
+    let list = |names: &[&str]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let columns: Vec<&str> = table.columns.iter().map(String::as_str).take(20).collect();
+    let what =
+        format!("has no {what} column; name it with `{key}` (tried {}; there are {})", list(tried), list(&columns));
+    Error::format(&table.file, what)
+}
+
+fn features(table: &Table, names: &[String]) -> Result<Inputs> {
+    let columns = names.iter().map(|name| table.numbers(name)).collect::<Result<Vec<_>>>()?;
+    #[expect(clippy::cast_possible_truncation, reason = "models work in f32")]
+    let row = |row| columns.iter().map(move |column: &Vec<f64>| column[row] as f32);
+    Ok(Inputs::Features { width: names.len(), values: (0..table.len()).flat_map(row).collect() })
+}
+
+fn read_labels(table: &Table, column: &str, target: &Target, inputs: &Inputs) -> Result<Labels> {
+    match target {
+        Target::Auto => read_labels(table, column, &guess(table, column, inputs)?, inputs),
+        Target::Classes { names } => classes(table, column, names.as_deref()),
+        Target::Cuts { cuts, names } => cut_classes(table, column, cuts, names.as_deref()),
+        Target::MultiLabel { names } => {
+            let lists = table.lists(column, Some('|'))?;
+            let names = list_names(&lists, names.as_deref());
+            let mut rows = vec![vec![false; names.len()]; lists.len()];
+            for (row, label) in lists.iter().enumerate().flat_map(|(row, list)| list.iter().map(move |l| (row, l))) {
+                rows[row][position(table, row, column, label, &names)?] = true;
+            }
+            Ok(Labels::MultiLabel { names, rows })
+        }
+        Target::Tokens { names } => {
+            let Inputs::Words(words) = inputs else {
+                return Err(Error::Unsupported {
+                    who: format!("column `{column}`"),
+                    what: "label words where the inputs are not words".into(),
+                    instead: "name the column of words with `words`".into(),
+                });
+            };
+            let lists = table.lists(column, None)?;
+            let names = list_names(&lists, names.as_deref());
+            let mut rows = Vec::with_capacity(lists.len());
+            for (row, list) in lists.iter().enumerate() {
+                let (got, need) = (list.len(), words[row].len());
+                if got != need {
+                    let what = format!("has {got} labels for {need} words; give one per word");
+                    return Err(table.row_error(row, column, what));
+                }
+                rows.push(list.iter().map(|l| position(table, row, column, l, &names)).collect::<Result<_>>()?);
+            }
+            Ok(Labels::Tokens { names, rows })
+        }
+        Target::Numbers => Ok(Labels::Numbers(table.numbers(column)?)),
+        Target::Pairs => Ok(Labels::Pairs(inputs.len())),
+    }
+}
+
+fn guess(table: &Table, column: &str, inputs: &Inputs) -> Result<Target> {
+    let cell = table.column(column)?;
+    if matches!(inputs, Inputs::Words(_)) {
+        return Ok(Target::Tokens { names: None });
+    }
+    if table.rows.iter().any(|row| matches!(row[cell], Value::List(_))) {
+        return Ok(Target::MultiLabel { names: None });
+    }
+    let text = |row: &Vec<Value>| row[cell].text().map(|text| text.trim().parse::<f64>());
+    let numbers: Option<Vec<f64>> = table.rows.iter().filter_map(text).map(Result::ok).collect();
+    let classes = numbers.is_none_or(|numbers| {
+        let distinct: BTreeSet<u64> = numbers.iter().map(|n| n.to_bits()).collect();
+        distinct.len() <= MAX_NUMBER_CLASSES && numbers.iter().all(|n| n.fract() == 0.0)
+    });
+    Ok(if classes { Target::Classes { names: None } } else { Target::Numbers })
+}
+
+/// Whole numbers by value, then everything else by text.
+fn sort_names(names: &mut [String]) {
+    match names.iter().map(|name| name.parse::<i64>().ok()).collect::<Option<Vec<_>>>() {
+        Some(_) => names.sort_by_key(|name| name.parse::<i64>().unwrap_or_default()),
+        None => names.sort(),
+    }
+}
+
+fn list_names(lists: &[Vec<String>], given: Option<&[String]>) -> Vec<String> {
+    given.map_or_else(
+        || {
+            let distinct: BTreeSet<&String> = lists.iter().flatten().collect();
+            let mut names: Vec<String> = distinct.into_iter().cloned().collect();
+            sort_names(&mut names);
+            names
+        },
+        <[String]>::to_vec,
+    )
+}
+
+fn position(table: &Table, row: usize, column: &str, label: &str, names: &[String]) -> Result<usize> {
+    names.iter().position(|name| name == label).ok_or_else(|| {
+        let near = acclimate_core::nearest(label, names.iter().map(String::as_str)).join("`, `");
+        table.row_error(row, column, format!("holds `{label}`, which is none of the labels; the nearest are `{near}`"))
+    })
+}
+
+fn classes(table: &Table, column: &str, given: Option<&[String]>) -> Result<Labels> {
+    let cell = table.column(column)?;
+    let mut texts = Vec::with_capacity(table.len());
+    for (row, cells) in table.rows.iter().enumerate() {
+        let text = cells[cell].text().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let text = text.ok_or_else(|| table.row_error(row, column, "has no class; fill it or drop the row"))?;
+        if text == "NaN" {
+            return Err(table.row_error(row, column, "is not a class, got `NaN`; correct it or drop the row"));
+        }
+        texts.push(text);
+    }
+    let names = match given {
+        Some(names) => names.to_vec(),
+        None => {
+            let distinct: BTreeSet<&String> = texts.iter().collect();
+            let fractions = distinct.iter().filter(|t| t.parse::<f64>().is_ok_and(|n| n.fract() != 0.0)).count();
+            if fractions > MAX_NUMBER_CLASSES {
+                let what = format!("has {} different numbers; give `cuts`, or ask for numbers", distinct.len());
+                return Err(table.row_error(0, column, what));
+            }
+            let mut names: Vec<String> = distinct.into_iter().cloned().collect();
+            sort_names(&mut names);
+            names
+        }
+    };
+    if names.len() < 2 {
+        let what = format!("has `{}` in every row; two classes are needed", names.join(""));
+        return Err(table.row_error(0, column, what));
+    }
+    let find = |(row, text): (usize, &String)| position(table, row, column, text, &names);
+    let index = texts.iter().enumerate().map(find).collect::<Result<_>>()?;
+    Ok(Labels::Classes { names, index })
+}
+
+fn cut_classes(table: &Table, column: &str, cuts: &[f64], given: Option<&[String]>) -> Result<Labels> {
+    let param = |param, value: String, why: String| Error::Param { method: "classes", param, value, why };
+    if cuts.is_empty() || !cuts.is_sorted_by(|a, b| a < b) || cuts.iter().any(|cut| !cut.is_finite()) {
+        return Err(param("cuts", format!("{cuts:?}"), "must be finite, ascending and at least one".into()));
+    }
+    let names = given.map_or_else(|| (0..=cuts.len()).map(|class| class.to_string()).collect(), <[String]>::to_vec);
+    if names.len() != cuts.len() + 1 {
+        return Err(param("names", format!("{names:?}"), format!("must be {}, one more than cuts", cuts.len() + 1)));
+    }
+    let class = |number: f64| cuts.iter().filter(|&&cut| number >= cut).count();
+    Ok(Labels::Classes { names, index: table.numbers(column)?.into_iter().map(class).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(columns: &[&str], rows: &[&[&str]]) -> Table {
+        let cell = |cell: &&str| if cell.is_empty() { Value::Null } else { Value::Text((*cell).into()) };
+        Table {
+            file: "data.csv".into(),
+            columns: columns.iter().map(|c| (*c).into()).collect(),
+            rows: rows.iter().map(|row| row.iter().map(cell).collect()).collect(),
+        }
+    }
+
+    fn read(table: &Table, target: Target) -> Result<Examples> {
+        Examples::read(table, &Columns::default(), &target)
+    }
+
+    #[test]
+    fn usual_names_are_found_and_others_listed() {
+        let data = table(&["id", "review", "rating"], &[&["1", "good", "2"], &["2", "bad", "10"]]);
+        let got = read(&data, Target::Auto).unwrap();
+        assert_eq!(got.inputs, Inputs::Texts(vec!["good".into(), "bad".into()]));
+        assert_eq!(got.labels, Labels::Classes { names: vec!["2".into(), "10".into()], index: vec![0, 1] });
+        let data = table(&["a", "b"], &[&["1", "2"]]);
+        let error = read(&data, Target::Auto).unwrap_err().to_string();
+        assert!(error.starts_with("data.csv: has no target column; name it with `target` (tried `label`"), "{error}");
+        let columns = Columns { target: Some("raiting".into()), ..Columns::default() };
+        let error = Examples::read(&data, &columns, &Target::Auto).unwrap_err().to_string();
+        assert_eq!(error, "unknown column `raiting`; the nearest are `a`, `b`");
+    }
+
+    #[test]
+    fn numbers_are_cut_into_classes() {
+        let data = table(&["text", "score"], &[&["a", "-2.5"], &["b", "0"], &["c", "0.5"], &["d", "3.25"]]);
+        let cut = Target::Cuts { cuts: vec![-0.5, 0.5], names: None };
+        let labels = read(&data, cut).unwrap().labels;
+        let names = ["0", "1", "2"].map(str::to_owned).to_vec();
+        assert_eq!(labels, Labels::Classes { names, index: vec![0, 1, 2, 2] });
+        assert_eq!(read(&data, Target::Auto).unwrap().labels, Labels::Numbers(vec![-2.5, 0.0, 0.5, 3.25]));
+        assert!(read(&data, Target::Cuts { cuts: vec![1.0, 1.0], names: None }).is_err());
+        assert!(read(&data, Target::Cuts { cuts: vec![1.0], names: Some(vec!["a".into()]) }).is_err());
+    }
+
+    #[test]
+    fn bad_targets_name_their_row() {
+        let data = |cell| table(&["text", "score"], &[&["a", "1"], &["b", cell]]);
+        let error = |cell, target| read(&data(cell), target).unwrap_err().to_string();
+        let place = "data.csv: row 2, column `score`: ";
+        assert_eq!(error("", Target::Numbers), format!("{place}is empty; fill it or drop the row"));
+        assert_eq!(
+            error("NaN", Target::Numbers),
+            format!("{place}is not finite, got `NaN`; correct it or drop the row")
+        );
+        assert!(error("good", Target::Numbers).starts_with(&format!("{place}is not a number, got `good`")));
+        assert_eq!(error("", Target::Auto), format!("{place}has no class; fill it or drop the row"));
+        let names = Target::Classes { names: Some(vec!["0".into(), "1".into()]) };
+        assert!(error("7", names).starts_with(&format!("{place}holds `7`, which is none of the labels")));
+        assert!(error("1", Target::Auto).contains("two classes are needed"));
+    }
+
+    #[test]
+    fn labels_of_many_kinds() {
+        let data = table(&["text", "labels"], &[&["a b", "x|y"], &["c", ""], &["d", "y"]]);
+        let labels = read(&data, Target::MultiLabel { names: None }).unwrap().labels;
+        let rows = vec![vec![true, true], vec![false, false], vec![false, true]];
+        assert_eq!(labels, Labels::MultiLabel { names: vec!["x".into(), "y".into()], rows });
+        assert_eq!(labels.strata(), [0, 2, 1]);
+
+        let data = table(&["tokens", "tags"], &[&["Ann runs", "B-PER O"], &["he", "O"]]);
+        let got = read(&data, Target::Auto).unwrap();
+        assert_eq!(
+            got.labels,
+            Labels::Tokens { names: vec!["B-PER".into(), "O".into()], rows: vec![vec![0, 1], vec![1]] }
+        );
+        let data = table(&["tokens", "tags"], &[&["Ann runs", "O"]]);
+        let error = read(&data, Target::Auto).unwrap_err().to_string();
+        assert!(error.contains("has 1 labels for 2 words"), "{error}");
+
+        let data = table(&["query", "passage"], &[&["q1", "p1"], &["q2", "p2"]]);
+        let got = read(&data, Target::Pairs).unwrap();
+        assert_eq!(got.select(&[1]).inputs, Inputs::Pairs(vec![("q2".into(), "p2".into())]));
+        assert_eq!(got.labels.len(), 2);
+    }
+
+    #[test]
+    fn inputs_do_not_look_at_labels() {
+        let data = table(&["text", "label"], &[&["a", ""], &["b", "NaN"]]);
+        assert_eq!(Inputs::read(&data, &Columns::default()).unwrap().len(), 2);
+        let data = table(&["x", "z"], &[&["1", "2"], &["3", "4"]]);
+        let columns = Columns { features: vec!["z".into(), "x".into()], ..Columns::default() };
+        let features = Inputs::read(&data, &columns).unwrap();
+        assert_eq!(features.select(&[1, 0]), Inputs::Features { width: 2, values: vec![4.0, 3.0, 2.0, 1.0] });
+    }
+}
