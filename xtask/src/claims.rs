@@ -1,0 +1,273 @@
+//! Claims: a statement about a method, the commands that produce its figures, and comparisons that must hold.
+//!
+//! A claim is a TOML file below `claims/`:
+//!
+//! ```toml
+//! title = "D-Adaptation needs no learning rate"
+//! method = "optim/dadapt_adam"
+//! statement = "As accurate as AdamW with its best learning rate of four, within one point."
+//! seeds = [0, 1, 2]                      # `{seed}` in an argument; figures are means over seeds
+//! expect = ["dadapt.metric >= adamw.metric - 0.01"]
+//!
+//! [run]                                  # name = arguments of `acclimate`, which prints JSON with `--json`
+//! dadapt = ["tune", "…", "--seed", "{seed}", "--json"]
+//! adamw = ["tune", "…", "--optim", "adamw", "--seed", "{seed}", "--json"]
+//! ```
+//!
+//! A side of a comparison is a number or `run.path.in.the.json`, or two of these joined by `+`, `-` or `*`.
+use crate::{files, read, sha256, write};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+/// A claim as written by hand.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claim {
+    title: String,
+    method: String,
+    statement: String,
+    #[serde(default = "one_seed")]
+    seeds: Vec<u64>,
+    run: BTreeMap<String, Vec<String>>,
+    expect: Vec<String>,
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![0]
+}
+
+/// What running a claim gave, committed beside it.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    title: String,
+    method: String,
+    statement: String,
+    holds: bool,
+    checks: Vec<Check>,
+    manifest: Manifest,
+}
+
+/// One comparison with its figures.
+#[derive(Debug, Serialize)]
+struct Check {
+    expect: String,
+    holds: bool,
+    left: f64,
+    right: f64,
+    /// The figures by seed of every path that the comparison names.
+    figures: BTreeMap<String, Vec<f64>>,
+}
+
+/// What the figures depend on.
+#[derive(Debug, Serialize)]
+struct Manifest {
+    claim_sha256: String,
+    version: &'static str,
+    commit: Option<String>,
+    threads: usize,
+    seeds: Vec<u64>,
+    /// The runs' own manifests at the first seed, where they print one.
+    runs: BTreeMap<String, Value>,
+}
+
+/// The reports of each run, seed by seed.
+type Reports = BTreeMap<String, Vec<Value>>;
+
+/// The names of all claims.
+pub fn names(root: &Path) -> Result<Vec<String>> {
+    let below = |file: &String| file.strip_prefix("claims/")?.strip_suffix(".toml").map(str::to_owned);
+    Ok(files(root, "claims")?.iter().filter_map(below).collect())
+}
+
+/// The claims whose committed result belongs to another text of the claim, and results without a claim.
+pub fn stale(root: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for file in files(root, "claims")? {
+        let Some(name) = file.strip_prefix("claims/").and_then(|rest| rest.strip_suffix(".result.json")) else {
+            continue;
+        };
+        let result: Value =
+            serde_json::from_str(&read(&root.join(&file))?).with_context(|| format!("{file} is not JSON"))?;
+        let claim = read(&root.join(format!("claims/{name}.toml"))).map(sha256).unwrap_or_default();
+        if result["manifest"]["claim_sha256"] != claim.as_str() {
+            found.push(name.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Runs claims with the program at `program`, all of them when none is named, and writes their results.
+/// A claim that does not hold is a result like any other; only a run that fails is an error.
+pub fn run(root: &Path, program: &Path, named: &[String], mut say: impl FnMut(&str)) -> Result<()> {
+    let all = names(root)?;
+    let chosen = if named.is_empty() { &all } else { named };
+    for name in chosen {
+        if !all.contains(name) {
+            let near = acclimate_core::nearest(name, all.iter().map(String::as_str)).join(", ");
+            bail!("there is no claims/{name}.toml; the nearest are {near}");
+        }
+        let text = read(&root.join(format!("claims/{name}.toml")))?;
+        let claim: Claim = toml::from_str(&text).with_context(|| format!("claims/{name}.toml"))?;
+        let reports = reports(root, program, &claim, &mut say).with_context(|| format!("the claim {name}"))?;
+        let outcome = judge(claim, &text, commit(root), &reports).with_context(|| format!("the claim {name}"))?;
+        for check in &outcome.checks {
+            let verdict = if check.holds { "holds" } else { "does not hold" };
+            say(&format!("{name}: {} {verdict}: {:.6} and {:.6}", check.expect, check.left, check.right));
+        }
+        write(&root.join(format!("claims/{name}.result.json")), &(serde_json::to_string_pretty(&outcome)? + "\n"))?;
+    }
+    Ok(())
+}
+
+fn reports(root: &Path, program: &Path, claim: &Claim, say: &mut impl FnMut(&str)) -> Result<Reports> {
+    let mut reports = Reports::new();
+    for (name, args) in &claim.run {
+        for seed in &claim.seeds {
+            let args: Vec<String> = args.iter().map(|arg| arg.replace("{seed}", &seed.to_string())).collect();
+            say(&format!("{name}: acclimate {}", args.join(" ")));
+            let output = Command::new(program)
+                .args(&args)
+                .current_dir(root)
+                .output()
+                .with_context(|| format!("{} does not start", program.display()))?;
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "`{name}` failed with seed {seed}: {}", stderr.trim());
+            let report =
+                report(&String::from_utf8_lossy(&output.stdout)).with_context(|| format!("the output of `{name}`"))?;
+            reports.entry(name.clone()).or_default().push(report);
+        }
+    }
+    Ok(reports)
+}
+
+/// The output as one JSON value, or else its last line as one.
+fn report(stdout: &str) -> Result<Value> {
+    let last = stdout.trim().lines().last().context("it printed nothing")?;
+    serde_json::from_str(stdout)
+        .or_else(|_| serde_json::from_str(last))
+        .context("it printed no JSON; is `--json` missing?")
+}
+
+fn judge(claim: Claim, text: &str, commit: Option<String>, reports: &Reports) -> Result<Outcome> {
+    let checks = claim.expect.iter().map(|expect| compare(expect, reports)).collect::<Result<Vec<_>>>()?;
+    let own = |list: &[Value]| list.first().and_then(|report| report.get("manifest")).cloned();
+    let manifest = Manifest {
+        claim_sha256: sha256(text),
+        version: env!("CARGO_PKG_VERSION"),
+        commit,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        seeds: claim.seeds,
+        runs: reports.iter().filter_map(|(name, list)| Some((name.clone(), own(list)?))).collect(),
+    };
+    let holds = checks.iter().all(|check| check.holds);
+    Ok(Outcome { title: claim.title, method: claim.method, statement: claim.statement, holds, checks, manifest })
+}
+
+/// Judges `side OP side` on means over seeds.
+fn compare(expect: &str, reports: &Reports) -> Result<Check> {
+    let words: Vec<&str> = expect.split_whitespace().collect();
+    let at = words.iter().position(|word| ["<=", ">=", "<", ">"].contains(word));
+    let at = at.with_context(|| format!("`{expect}` has no `<=`, `>=`, `<` or `>` between blanks"))?;
+    let mut figures = BTreeMap::new();
+    let left = side(&words[..at], reports, &mut figures)?;
+    let right = side(&words[at + 1..], reports, &mut figures)?;
+    let holds = match words[at] {
+        "<=" => left <= right,
+        ">=" => left >= right,
+        "<" => left < right,
+        _ => left > right,
+    };
+    Ok(Check { expect: expect.to_owned(), holds, left, right, figures })
+}
+
+fn side(words: &[&str], reports: &Reports, figures: &mut BTreeMap<String, Vec<f64>>) -> Result<f64> {
+    let mut mean = |word: &str| -> Result<f64> {
+        if let Ok(number) = word.parse() {
+            return Ok(number);
+        }
+        let values = lookup(word, reports)?;
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        figures.insert(word.to_owned(), values);
+        Ok(mean)
+    };
+    match words {
+        [one] => mean(one),
+        [a, "+", b] => Ok(mean(a)? + mean(b)?),
+        [a, "-", b] => Ok(mean(a)? - mean(b)?),
+        [a, "*", b] => Ok(mean(a)? * mean(b)?),
+        _ => bail!("`{}` is neither a figure nor two joined by `+`, `-` or `*`", words.join(" ")),
+    }
+}
+
+/// The numbers at `run.path` in the reports of all seeds.
+fn lookup(path: &str, reports: &Reports) -> Result<Vec<f64>> {
+    let (run, inside) = path.split_once('.').with_context(|| format!("`{path}` is neither a number nor `run.path`"))?;
+    let list = reports.get(run).with_context(|| format!("`{path}`: no run is called `{run}`"))?;
+    let pointer = format!("/{}", inside.replace('.', "/"));
+    let number = |report: &Value| report.pointer(&pointer).and_then(Value::as_f64);
+    list.iter().map(|report| number(report).with_context(|| format!("`{path}` is no number in the report"))).collect()
+}
+
+fn commit(root: &Path) -> Option<String> {
+    let output = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn two_runs() -> Reports {
+        let by_seed = |a: f64, b: f64| vec![json!({"test": {"accuracy": a}}), json!({"test": {"accuracy": b}})];
+        Reports::from([("new".into(), by_seed(0.8, 0.9)), ("old".into(), by_seed(0.86, 0.86))])
+    }
+
+    #[test]
+    fn means_over_seeds_are_compared() {
+        let check = compare("new.test.accuracy >= old.test.accuracy - 0.02", &two_runs()).unwrap();
+        assert!(check.holds);
+        assert_eq!(check.figures["new.test.accuracy"], [0.8, 0.9]);
+        assert!(!compare("new.test.accuracy >= old.test.accuracy", &two_runs()).unwrap().holds);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_named() {
+        for (expect, word) in [
+            ("new.test.accuracy = 1", "has no"),
+            ("new.test.loss < 1", "is no number"),
+            ("other.x < 1", "no run is called `other`"),
+            ("accuracy < 1", "neither a number nor"),
+            ("1 + 2 + 3 < 1", "neither a figure"),
+        ] {
+            let error = compare(expect, &two_runs()).unwrap_err().to_string();
+            assert!(error.contains(word), "{expect}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_report_is_the_whole_output_or_its_last_line() {
+        assert_eq!(report("{\n\"a\": 1}\n").unwrap(), json!({"a": 1}));
+        assert_eq!(report("{\"step\": 1}\n{\"a\": 2}\n").unwrap(), json!({"a": 2}));
+        assert!(report("hello\n").is_err());
+        assert!(report("").is_err());
+    }
+
+    #[test]
+    fn a_changed_claim_makes_its_result_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let text = "title = \"t\"\nmethod = \"optim/m\"\nstatement = \"s\"\nexpect = [\"new.test.accuracy > 0.8\"]\n[run]\nnew = []\n";
+        write(&root.join("claims/a.toml"), text).unwrap();
+        let outcome = judge(toml::from_str(text).unwrap(), text, None, &two_runs()).unwrap();
+        assert!(outcome.holds);
+        write(&root.join("claims/a.result.json"), &serde_json::to_string(&outcome).unwrap()).unwrap();
+        assert!(stale(root).unwrap().is_empty());
+        write(&root.join("claims/a.toml"), "title = \"other\"\n").unwrap();
+        assert_eq!(stale(root).unwrap(), ["a"]);
+    }
+}

@@ -1,0 +1,106 @@
+//! `cargo xtask`: the project's chores.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command-line program talks
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::process::Command;
+use xtask::{claims, golden, pages, root, scaffold, tidy};
+
+/// The project's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Begin a method: its file, its lines in the registry, a reference script and a changelog line
+    New {
+        /// FAMILY/NAME, such as optim/dog
+        method: String,
+        /// The title as the paper spells it
+        #[arg(long)]
+        title: String,
+        /// The paper's number at arXiv
+        #[arg(long)]
+        arxiv: Option<String>,
+        /// Year of publication, where the arXiv number does not tell it
+        #[arg(long)]
+        year: Option<u16>,
+        /// Its number in the catalogue of papers
+        #[arg(long)]
+        catalogue: Option<u16>,
+    },
+    /// Write the catalogue's pages, the recipe schema and the bibliography
+    Gen {
+        /// Only say what is out of date
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check what no compiler checks
+    Tidy,
+    /// Renew golden numbers with the interpreter in ACCLIMATE_PYTHON
+    Golden {
+        /// FAMILY/NAME; all when none is given
+        methods: Vec<String>,
+    },
+    /// Run claims and write their results
+    Claims {
+        /// Names of files below claims/, without .toml; all when none is given
+        names: Vec<String>,
+    },
+    /// Run all checks, as .ci/run
+    Ci,
+}
+
+fn main() -> Result<()> {
+    let root = root()?;
+    match Cli::parse().chore {
+        Chore::New { method, title, arxiv, year, catalogue } => {
+            let plan = scaffold::Plan::new(&method, &title, arxiv.as_deref(), year, catalogue)?;
+            for file in scaffold::create(&root, &plan)? {
+                println!("{file}");
+            }
+            println!("next: fill in what the file asks for, then `cargo test --release {}`", plan.name);
+        }
+        Chore::Gen { check: true } => pages::check(&root, &acclimate::catalogue())?,
+        Chore::Gen { check: false } => {
+            for file in pages::update(&root, &acclimate::catalogue())? {
+                println!("{file}");
+            }
+        }
+        Chore::Tidy => {
+            let report = tidy::run(&root, &acclimate::catalogue())?;
+            for note in &report.notes {
+                println!("note: {note}");
+            }
+            for finding in &report.findings {
+                eprintln!("{finding}");
+            }
+            ensure!(report.findings.is_empty(), "{} to mend", report.findings.len());
+        }
+        Chore::Golden { methods } => golden::run(&root, &methods)?,
+        Chore::Claims { names } => {
+            call(&root, "cargo", &["build", "--release", "--quiet", "--package", "acclimate-cli"])?;
+            let own = std::env::current_exe().context("this program's own path cannot be read")?;
+            let program = own.with_file_name(format!("acclimate{}", std::env::consts::EXE_SUFFIX));
+            claims::run(&root, &program, &names, |line| println!("{line}"))?;
+        }
+        Chore::Ci => call(&root, "bash", &[".ci/run"])?,
+    }
+    Ok(())
+}
+
+/// Runs a program at the root and fails as it does.
+fn call(root: &Path, program: &str, args: &[&str]) -> Result<()> {
+    let line = format!("{program} {}", args.join(" "));
+    let status = Command::new(program).args(args).current_dir(root).status();
+    let status = status.with_context(|| format!("`{line}` does not start"))?;
+    if !status.success() {
+        bail!("`{line}` failed: {status}");
+    }
+    Ok(())
+}
