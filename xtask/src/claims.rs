@@ -258,6 +258,29 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)] // `echo` stands in for the program
+    fn a_claim_runs_once_per_seed_and_leaves_its_result() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let text = concat!(
+            "title = 't'\nmethod = 'optim/m'\nstatement = 's'\nseeds = [1, 3]\nexpect = ['a.x <= 2', 'a.x < 2']\n",
+            "[run]\na = ['{\"x\": {seed}, \"manifest\": {\"data\": \"d\"}}']\n"
+        );
+        write(&root.join("claims/one.toml"), text).unwrap();
+        let mut said = Vec::new();
+        run(root, Path::new("echo"), &[], |line| said.push(line.to_owned())).unwrap();
+        assert_eq!(said.len(), 4, "{said:?}");
+        let result: Value = serde_json::from_str(&read(&root.join("claims/one.result.json")).unwrap()).unwrap();
+        assert_eq!(result["holds"], false);
+        assert_eq!(result["checks"][0]["holds"], true);
+        assert_eq!(result["checks"][0]["figures"]["a.x"], json!([1.0, 3.0]));
+        assert_eq!(result["manifest"]["runs"]["a"]["data"], "d");
+        assert!(stale(root).unwrap().is_empty());
+        let error = run(root, Path::new("echo"), &["on".to_owned()], |_| ()).unwrap_err().to_string();
+        assert_eq!(error, "there is no claims/on.toml; the nearest are one");
+    }
+
+    #[test]
     fn a_changed_claim_makes_its_result_stale() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();

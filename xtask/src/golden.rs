@@ -1,6 +1,7 @@
 //! Golden numbers: which script each file came from, whether it is still that script, and how to renew it.
 use crate::{files, read, sha256};
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
@@ -23,16 +24,27 @@ pub fn remedy(method: &str) -> String {
     format!("cargo xtask golden {method}")
 }
 
-/// The state of `golden/<family>/<name>.json` beside `reference/<family>/<name>.py`; `method` is `family/name`.
+/// The state of `golden/<method>.json` against the script that its header names; `method` is `family/name`.
 pub fn status(root: &Path, method: &str) -> Golden {
-    let Ok(golden) = read(&root.join(format!("golden/{method}.json"))) else { return Golden::Missing };
-    let script = read(&root.join(format!("reference/{method}.py"))).ok();
-    if script.is_some_and(|script| is_fresh(&golden, &script)) { Golden::Fresh } else { Golden::Stale }
+    let Some(header) = header(root, method) else { return Golden::Missing };
+    let script = header["script"].as_str().and_then(|script| read(&root.join(script)).ok());
+    if script.is_some_and(|script| is_fresh(&header, &script)) { Golden::Fresh } else { Golden::Stale }
 }
 
-fn is_fresh(golden: &str, script: &str) -> bool {
-    let header: Option<serde_json::Value> = serde_json::from_str(golden).ok();
-    header.is_some_and(|file| file["header"]["script_sha256"] == sha256(script).as_str())
+/// The script that a golden file names in its header.
+pub fn script(root: &Path, method: &str) -> Option<String> {
+    header(root, method)?["script"].as_str().map(str::to_owned)
+}
+
+/// The header of a golden file; null where the file has none.
+fn header(root: &Path, method: &str) -> Option<Value> {
+    let text = read(&root.join(format!("golden/{method}.json"))).ok()?;
+    let file: Option<Value> = serde_json::from_str(&text).ok();
+    Some(file.map_or(Value::Null, |file| file["header"].clone()))
+}
+
+fn is_fresh(header: &Value, script: &str) -> bool {
+    header["script_sha256"] == sha256(script).as_str()
 }
 
 /// What has a golden file or a reference script, as `family/name`.
@@ -58,16 +70,19 @@ pub fn run(root: &Path, named: &[String]) -> Result<()> {
             let near = acclimate_core::nearest(method, all.iter().map(String::as_str)).join(", ");
             bail!("there is no reference/{method}.py; the nearest are {near}");
         }
-        let status = Command::new(&python)
+        let ended = Command::new(&python)
             .arg(format!("reference/{method}.py"))
             .current_dir(root)
             .status()
             .with_context(|| format!("`{python}` does not start; reference/README.md says how to set one up"))?;
-        ensure!(status.success(), "reference/{method}.py failed: {status}");
-        ensure!(
-            self::status(root, method) == Golden::Fresh,
-            "reference/{method}.py did not write golden/{method}.json with `header.script_sha256` of itself"
-        );
+        ensure!(ended.success(), "reference/{method}.py failed: {ended}");
+        let own = format!("reference/{method}.py");
+        let written = methods(root, "golden", ".json")?;
+        let mut written = written.iter().filter(|golden| script(root, golden).as_ref() == Some(&own)).peekable();
+        ensure!(written.peek().is_some(), "{own} wrote no golden file whose `header.script` is itself");
+        for golden in written {
+            ensure!(status(root, golden) == Golden::Fresh, "golden/{golden}.json has another hash than {own}");
+        }
     }
     Ok(())
 }
@@ -75,13 +90,22 @@ pub fn run(root: &Path, named: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::write;
 
     #[test]
     fn a_changed_script_makes_the_file_stale() {
-        let golden = format!(r#"{{"header": {{"script_sha256": "{}"}}}}"#, sha256("print(1)\n"));
-        assert!(is_fresh(&golden, "print(1)\n"));
-        assert!(!is_fresh(&golden, "print(2)\n"));
-        assert!(!is_fresh("{}", "print(1)\n"));
-        assert!(!is_fresh("not json", "print(1)\n"));
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        assert_eq!(status(root, "optim/dog"), Golden::Missing);
+        let script = "reference/optim/dog.py";
+        let golden = format!(r#"{{"header": {{"script": "{script}", "script_sha256": "{}"}}}}"#, sha256("print(1)\n"));
+        write(&root.join("golden/optim/dog.json"), &golden).unwrap();
+        assert_eq!(status(root, "optim/dog"), Golden::Stale);
+        write(&root.join(script), "print(1)\n").unwrap();
+        assert_eq!(status(root, "optim/dog"), Golden::Fresh);
+        write(&root.join(script), "print(2)\n").unwrap();
+        assert_eq!(status(root, "optim/dog"), Golden::Stale);
+        write(&root.join("golden/optim/dog.json"), "not json").unwrap();
+        assert_eq!(status(root, "optim/dog"), Golden::Stale);
     }
 }

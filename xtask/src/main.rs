@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use xtask::{claims, golden, pages, root, scaffold, tidy};
 
 /// The project's chores.
@@ -56,7 +56,17 @@ enum Chore {
     Ci,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let root = root()?;
     match Cli::parse().chore {
         Chore::New { method, title, arxiv, year, catalogue } => {

@@ -99,7 +99,7 @@ fn page(family: &Family, view: &CardView, golden: Golden) -> Result<String> {
     match golden {
         Golden::Fresh => writeln!(
             text,
-            "Golden numbers: [golden/{method}.json]({UP}golden/{method}.json), written by [reference/{method}.py]({UP}reference/{method}.py)."
+            "Golden numbers: [golden/{method}.json]({UP}golden/{method}.json), whose header names the source and the script."
         )?,
         Golden::Stale => writeln!(text, "Golden numbers: stale; renew with `{}`.", golden::remedy(&method))?,
         Golden::Missing => writeln!(text, "Golden numbers: none.")?,

@@ -39,37 +39,6 @@ pub struct Report {
     pub notes: Vec<Finding>,
 }
 
-/// The names that parameters must not have, each with the one the glossary in STYLE.md gives.
-const GLOSSARY: [(&str, &str); 27] = [
-    ("base_lr", "lr"),
-    ("batch", "batch_size"),
-    ("beta_1", "beta1"),
-    ("beta_2", "beta2"),
-    ("betas", "beta1` and `beta2"),
-    ("bs", "batch_size"),
-    ("decay", "weight_decay"),
-    ("drop", "dropout"),
-    ("dropout_p", "dropout"),
-    ("epsilon", "eps"),
-    ("lamb", "lambda"),
-    ("learning_rate", "lr"),
-    ("lora_alpha", "alpha"),
-    ("lora_dropout", "dropout"),
-    ("lora_r", "rank"),
-    ("mom", "momentum"),
-    ("n_epochs", "epochs"),
-    ("n_steps", "steps"),
-    ("num_epochs", "epochs"),
-    ("num_steps", "steps"),
-    ("r", "rank"),
-    ("random_seed", "seed"),
-    ("random_state", "seed"),
-    ("scaling_alpha", "alpha"),
-    ("step_size", "lr"),
-    ("temp", "temperature"),
-    ("wd", "weight_decay"),
-];
-
 /// Lines in a source file above which it is worth a look.
 const LONG: usize = 600;
 
@@ -119,11 +88,13 @@ pub fn run(root: &Path, families: &[Family]) -> Result<Report> {
             .collect();
         report.findings.extend(methods(family, &inside));
     }
-    report.findings.extend(parameters(families));
+    report.findings.extend(parameters(&glossary(&read(&root.join("STYLE.md"))?), families));
     report.findings.extend(changelog(&read(&root.join("CHANGELOG.md"))?));
     for method in golden::methods(root, "golden", ".json")? {
         if golden::status(root, &method) == Golden::Stale {
-            let what = format!("not of reference/{method}.py as it stands; run `{}`", golden::remedy(&method));
+            let script = golden::script(root, &method).unwrap_or_else(|| format!("reference/{method}.py"));
+            let named = script.trim_start_matches("reference/").trim_end_matches(".py");
+            let what = format!("not of {script} as it stands; run `{}`", golden::remedy(named));
             report.findings.push(finding(&format!("golden/{method}.json"), 0, what));
         }
     }
@@ -184,8 +155,9 @@ fn machine_path(line: &str) -> Option<&'static str> {
 
 fn is_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
-    code.contains("allow(unsafe_code")
-        || code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+    ["allow(unsafe_code", "unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+        .iter()
+        .any(|word| code.contains(word))
 }
 
 fn description(file: &str, manifest: &str) -> Option<Finding> {
@@ -240,16 +212,29 @@ fn card_names(text: &str) -> Vec<&str> {
     found
 }
 
+/// The names that parameters must not have, each with the right ones: the first and last column of the table in STYLE.md.
+fn glossary(style: &str) -> Vec<(String, String)> {
+    let rows = style.lines().skip_while(|line| *line != "| name | meaning | not |").skip(2);
+    let mut found = Vec::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        if let [right, _, refused] = cells[..] {
+            found.extend(refused.split(", ").map(|name| (name.trim_matches('`').to_owned(), right.to_owned())));
+        }
+    }
+    found
+}
+
 /// Config fields against the glossary.
-fn parameters(families: &[Family]) -> Vec<Finding> {
+fn parameters(glossary: &[(String, String)], families: &[Family]) -> Vec<Finding> {
     let mut found = Vec::new();
     for card in families.iter().flat_map(|family| &family.cards).map(|view| &view.card) {
         for param in card.params {
-            if let Some((refused, right)) = GLOSSARY.iter().find(|(refused, _)| *refused == param.name) {
+            if let Some((refused, right)) = glossary.iter().find(|(refused, _)| refused == param.name) {
                 found.push(finding(
                     card.file,
                     0,
-                    format!("the field `{refused}` is called `{right}` here; see STYLE.md"),
+                    format!("the field `{refused}` is called {right} here; see STYLE.md"),
                 ));
             }
         }
@@ -265,6 +250,7 @@ fn changelog(text: &str) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use acclimate_core::ParamInfo;
 
     fn whats(found: Vec<Finding>) -> String {
         found.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
@@ -297,7 +283,7 @@ mod tests {
         assert!(is_unsafe("    unsafe { f() }"));
         assert!(is_unsafe("#[allow(unsafe_code)]"));
         assert!(!is_unsafe("// unsafe is only in kernels"));
-        assert!(!is_unsafe("unsafe_code = \"deny\""));
+        assert!(!is_unsafe("style-src 'unsafe-inline'"));
     }
 
     #[test]
@@ -321,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn the_glossary_is_sorted_and_applied() {
-        assert!(GLOSSARY.is_sorted());
+    fn names_outside_the_glossary_are_refused() {
+        let glossary = glossary(&read(&crate::root().unwrap().join("STYLE.md")).unwrap());
+        assert!(glossary.contains(&("betas".to_owned(), "`beta1`, `beta2`".to_owned())), "{glossary:?}");
         let mut families = crate::pages::tests::families();
-        assert_eq!(parameters(&families), []);
-        let wrong =
-            acclimate_core::ParamInfo { name: "lora_r", ty: "usize", doc: "", min: None, max: None, above: false };
+        assert_eq!(parameters(&glossary, &families), []);
+        let wrong = ParamInfo { name: "lora_r", ty: "usize", doc: "", min: None, max: None, above: false };
         families[0].cards[0].card.params = Box::leak(Box::new([wrong]));
-        assert!(whats(parameters(&families)).contains("the field `lora_r` is called `rank` here"));
+        assert!(whats(parameters(&glossary, &families)).contains("the field `lora_r` is called `rank` here"));
     }
 
     #[test]
