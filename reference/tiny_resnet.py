@@ -1,4 +1,4 @@
-"""The tiny residual network that `models/resnet.py` and `tta/tent.py` share."""
+"""The tiny residual network that `models/resnet_tiny.py` and `tta/tent.py` share."""
 
 import torch
 from torch import nn
