@@ -85,13 +85,7 @@ fn page(family: &Family, view: &CardView, golden: Golden) -> Result<String> {
             let default =
                 view.defaults.get(param.name).map_or("none".to_owned(), |value| format!("`{}`", written(value)));
             let meaning = param.doc.trim().replace('\n', " ").replace('|', "\\|");
-            writeln!(
-                text,
-                "| `{}` | `{}` | {default} | {} | {meaning} |",
-                param.name,
-                param.ty.replace(' ', ""),
-                range(param)
-            )?;
+            writeln!(text, "| `{}` | `{}` | {default} | {} | {meaning} |", param.name, param.ty, range(param))?;
         }
     }
     writeln!(text, "\n## Evidence\n")?;
@@ -294,7 +288,10 @@ pub(crate) mod tests {
         };
         let defaults = toml::Table::from_iter([("eps".to_owned(), toml::Value::Float(1e-8))]);
         let cards = vec![CardView { card, defaults, preset: "" }];
-        vec![Family { name: "optim", title: "Optimisers", about: "They move.", cards }]
+        vec![
+            Family { name: "optim", title: "Optimisers", about: "They move.", cards },
+            Family { name: "peft", title: "Adapters", about: "They change.", cards: vec![] },
+        ]
     }
 
     #[test]

@@ -24,9 +24,9 @@ pub fn insert(source: &str, interface: &str, module: &str, ty: &str) -> Result<S
 fn insert_mod(source: &str, module: &str) -> String {
     let line = format!("mod {module};");
     let mut lines: Vec<&str> = source.lines().collect();
-    let is_mod = |text: &str| text.starts_with("mod ") && text.ends_with(';');
-    let after = lines.iter().rposition(|text| is_mod(text) && **text < *line);
-    let at = match after.map(|i| i + 1).or_else(|| lines.iter().position(|text| is_mod(text))) {
+    let name = |text: &str| text.strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned);
+    let after = lines.iter().rposition(|text| name(text).is_some_and(|name| *name < *module));
+    let at = match after.map(|i| i + 1).or_else(|| lines.iter().position(|text| name(text).is_some())) {
         Some(at) => at,
         // The first module goes below the `//!` text.
         None => lines.iter().position(|text| !text.starts_with("//!")).unwrap_or(lines.len()),
@@ -43,19 +43,31 @@ fn insert_entry(source: &str, interface: &str, module: &str, ty: &str) -> Result
         .find(|range| declared(range.start) == Some(interface))
         .with_context(|| format!("there is no `methods!` list of `dyn {interface}` to add to"))?;
     let body = &source[range.clone()];
-    let mut rows: Vec<String> = entries(body).into_iter().map(|(m, t)| format!("{m}::{t}")).collect();
-    rows.push(format!("{module}::{ty}"));
-    rows.sort();
-    let one_line = rows.join(", ");
-    let line_start = source[..range.start].rfind('\n').map_or(0, |i| i + 1);
-    let before = &source[line_start..range.start];
-    let text = if !body.contains('\n') && before.len() + one_line.len() < 116 {
-        one_line
-    } else {
-        let indent = " ".repeat(before.len() - before.trim_start().len());
-        rows.iter().map(|row| format!("\n{indent}    {row},")).collect::<String>() + "\n" + &indent
+    let row = format!("{module}::{ty}");
+    let places = places(body);
+    let (at, text) = match (places.iter().find(|(_, other)| *other > module), places.last()) {
+        // Before the first that is greater, in its form: on the same line or on one of its own.
+        (Some((next, _)), _) => (next.start, format!("{row},{}", space_before(body, next.start))),
+        (None, Some((last, _))) => {
+            let space = space_before(body, last.start);
+            if space.contains('\n') {
+                let line_end = body[last.end..].find('\n').map_or(body.len(), |i| last.end + i);
+                (line_end, format!("{space}{row},"))
+            } else {
+                (last.end, format!(", {row}"))
+            }
+        }
+        (None, None) => (0, row),
     };
-    Ok(format!("{}{text}{}", &source[..range.start], &source[range.end..]))
+    let at = range.start + at;
+    Ok(format!("{}{text}{}", &source[..at], &source[at..]))
+}
+
+/// The line break and indent before an entry, or one blank where it shares its line.
+fn space_before(body: &str, entry: usize) -> &str {
+    let space = body[..entry].rfind(|c: char| !c.is_whitespace()).map_or(0, |i| i + 1);
+    let space = &body[space..entry];
+    space.rfind('\n').map_or(" ", |line| &space[line..])
 }
 
 /// What stands between `= [` and `]` in each `methods!` call.
@@ -76,11 +88,27 @@ fn lists(source: &str) -> Vec<Range<usize>> {
 }
 
 fn entries(body: &str) -> Vec<(String, String)> {
-    let code: String = body.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-    code.split(',')
-        .filter_map(|entry| entry.trim().split_once("::"))
-        .map(|(m, t)| (m.to_owned(), t.to_owned()))
-        .collect()
+    let split = |(place, module): (Range<usize>, &str)| (module.to_owned(), body[place][module.len() + 2..].to_owned());
+    places(body).into_iter().map(split).collect()
+}
+
+/// Where each `module::Type` stands, and its module; comments are left out.
+fn places(body: &str) -> Vec<(Range<usize>, &str)> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for line in body.split_inclusive('\n') {
+        let mut at = start;
+        for part in line.split("//").next().unwrap_or_default().split(',') {
+            let entry = part.trim();
+            if let Some((module, _)) = entry.split_once("::") {
+                let begin = at + part.len() - part.trim_start().len();
+                found.push((begin..begin + entry.len(), module));
+            }
+            at += part.len() + 1;
+        }
+        start += line.len();
+    }
+    found
 }
 
 #[cfg(test)]
@@ -96,6 +124,12 @@ mod tests {
         assert!(grown.contains("mod dog;\nmod dowg;\nmod prodigy;\n"), "{grown}");
         assert!(grown.contains("= [dog::Dog, dowg::Dowg, prodigy::Prodigy];"), "{grown}");
         assert_eq!(unsorted(&grown), None);
+    }
+
+    #[test]
+    fn a_name_that_goes_on_comes_after() {
+        let grown = insert(ONE_LINE, INTERFACE, "dog2", "Dog2").unwrap();
+        assert!(grown.contains("mod dog;\nmod dog2;") && grown.contains("[dog::Dog, dog2::Dog2, "), "{grown}");
     }
 
     #[test]
@@ -120,7 +154,9 @@ mod tests {
     fn a_list_of_many_lines_keeps_its_form() {
         let source = "mod a;\nmethods! {\n    pub static ALL: dyn Optimiser = [\n        a::A,\n        c::C, // the third\n    ];\n}\n";
         let grown = insert(source, INTERFACE, "b", "B").unwrap();
-        assert!(grown.contains("= [\n        a::A,\n        b::B,\n        c::C,\n    ];"), "{grown}");
+        assert!(grown.contains("= [\n        a::A,\n        b::B,\n        c::C, // the third\n    ];"), "{grown}");
+        let grown = insert(&grown, INTERFACE, "d", "D").unwrap();
+        assert!(grown.contains("        c::C, // the third\n        d::D,\n    ];"), "{grown}");
         assert!(insert(&grown, INTERFACE, "b", "B").is_err());
     }
 
