@@ -1,0 +1,87 @@
+//! Fused against composed and stock operations: medians of paired ratios, forward alone and with the backward pass.
+//!
+//! Single times say little on a shared machine; in each round both versions run one after the other, and only their ratio counts.
+
+use acclimate_kernels::{attention, composed, gelu, gelu_tanh, layer_norm};
+use burn::tensor::{Device, Distribution, Tensor, activation};
+use std::hint::black_box;
+use std::time::Instant;
+
+const ROUNDS: usize = 15;
+
+/// Prints how many times as long `other` takes as `ours`, with the lower and the upper quartile.
+fn compare(name: &str, ours: impl Fn(), other: impl Fn()) {
+    let time = |f: &dyn Fn()| {
+        let start = Instant::now();
+        f();
+        start.elapsed().as_secs_f64()
+    };
+    (ours(), other());
+    let mut ratios: Vec<f64> = (0..ROUNDS)
+        .map(|round| {
+            // Which runs first alternates.
+            if round % 2 == 0 {
+                let ours = time(&ours);
+                time(&other) / ours
+            } else {
+                let other = time(&other);
+                other / time(&ours)
+            }
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let [low, middle, high] = [ROUNDS / 4, ROUNDS / 2, ROUNDS * 3 / 4].map(|i| ratios[i]);
+    println!("{name:<52} {middle:5.2}  ({low:.2}–{high:.2})");
+}
+
+/// Forward, and forward with backward, of two functions of tensors on the plain device.
+fn compare_both<const N: usize>(
+    name: &str,
+    inputs: [Tensor<3>; N],
+    ours: impl Fn([Tensor<3>; N]) -> Tensor<3>,
+    other: impl Fn([Tensor<3>; N]) -> Tensor<3>,
+) {
+    let forward = |f: &dyn Fn([Tensor<3>; N]) -> Tensor<3>| {
+        black_box(f(inputs.clone()));
+    };
+    compare(&format!("{name}, forward"), || forward(&ours), || forward(&other));
+    let both = |f: &dyn Fn([Tensor<3>; N]) -> Tensor<3>| {
+        let leaves = inputs.clone().map(|x| x.autodiff().require_grad());
+        let grads = f(leaves.clone()).sum().backward();
+        black_box(leaves.map(|x| x.grad(&grads)));
+    };
+    compare(&format!("{name}, with backward"), || both(&ours), || both(&other));
+}
+
+fn main() {
+    let device = Device::flex();
+    let normal = |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    let (batch, length, features, heads) = (16, 128, 384, 12);
+    println!("time of other / time of fused, median (quartiles) of {ROUNDS} pairs");
+
+    let wide = || [normal([batch, length, 4 * features])];
+    compare_both("gelu against stock", wide(), |[x]| gelu(x), |[x]| activation::gelu(x));
+    compare_both("gelu_tanh against composed", wide(), |[x]| gelu_tanh(x), |[x]| composed::gelu_tanh(x));
+
+    let lengths: Vec<usize> = (0..batch).map(|row| length - row * length / (2 * batch)).collect();
+    for (name, hidden) in [("full", 0.0), ("padded −1e9", -1e9), ("padded −∞", f32::NEG_INFINITY)] {
+        let mask: Vec<f32> =
+            (0..batch * length).map(|i| if i % length < lengths[i / length] { 0.0 } else { hidden }).collect();
+        let mask = Tensor::<1>::from_floats(mask.as_slice(), &device).reshape([batch, length]);
+        let inputs = [0; 3].map(|_| normal([batch, length, features]));
+        compare_both(
+            &format!("attention, {name}, against composed"),
+            inputs,
+            |[q, k, v]| attention(q, k, v, mask.clone(), heads),
+            |[q, k, v]| composed::attention(q, k, v, mask.clone(), heads),
+        );
+    }
+
+    let (scale, shift) = (Tensor::<1>::ones([features], &device), Tensor::<1>::zeros([features], &device));
+    compare_both(
+        "layer_norm against composed",
+        [normal([batch, length, features])],
+        |[x]| layer_norm(x, scale.clone(), shift.clone(), 1e-5),
+        |[x]| composed::layer_norm(x, scale.clone(), shift.clone(), 1e-5),
+    );
+}

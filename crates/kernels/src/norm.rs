@@ -1,0 +1,142 @@
+//! Layer norm on slices: rows of features.
+
+use crate::elementwise::CHUNK;
+use crate::memory::Output;
+use crate::simd::{Level, fold, mul_add, normal, total, vectorised};
+use burn::tensor::Shape;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// `(x − mean)/√(variance + eps)·scale + shift` over the last axis.
+pub(crate) fn forward(x: &FlexTensor, scale: &FlexTensor, shift: &FlexTensor, eps: f32) -> FlexTensor {
+    let [x, scale, shift] = [x, scale, shift].map(FlexTensor::to_contiguous);
+    let (level, features) = (Level::best(), scale.layout().num_elements().max(1));
+    let mut out = Output::new(x.layout().shape().clone());
+    let (input, scale, shift) = (x.storage::<f32>(), scale.storage::<f32>(), shift.storage::<f32>());
+    let block = rows_per_task(features) * features;
+    let pairs = out.slots().par_chunks_mut(block).zip(input.par_chunks(block));
+    pairs.for_each(|(out, x)| norm_rows(level, x, scale, shift, eps, out));
+    // SAFETY: the blocks cover all slots, and `norm_rows` writes one number for each input.
+    unsafe { out.finish() }
+}
+
+/// The gradients of `x`, scale and shift, those `needed`.
+pub(crate) fn backward(
+    x: &FlexTensor,
+    scale: &FlexTensor,
+    gradient: &FlexTensor,
+    eps: f32,
+    needed: [bool; 3],
+) -> [Option<FlexTensor>; 3] {
+    let [x, scale, gradient] = [x, scale, gradient].map(FlexTensor::to_contiguous);
+    let (level, features) = (Level::best(), scale.layout().num_elements());
+    let mut dx = needed[0].then(|| Output::new(x.layout().shape().clone()));
+    let (input, scale, gradient) = (x.storage::<f32>(), scale.storage::<f32>(), gradient.storage::<f32>());
+    let block = rows_per_task(features.max(1)) * features.max(1);
+    let slots: Vec<Option<&mut [MaybeUninit<f32>]>> = match &mut dx {
+        Some(dx) => dx.slots().chunks_mut(block).map(Some).collect(),
+        None => input.chunks(block).map(|_| None).collect(),
+    };
+    // One partial sum per block, added in order: the same result with any number of threads.
+    let partial: Vec<[Vec<f32>; 2]> = slots
+        .into_par_iter()
+        .zip(input.par_chunks(block))
+        .zip(gradient.par_chunks(block))
+        .map(|((dx, x), gradient)| {
+            let mut sums = [needed[1], needed[2]].map(|needed| vec![0.0; if needed { features } else { 0 }]);
+            let [dscale, dshift] = &mut sums;
+            norm_rows_backward(level, x, scale, gradient, eps, dx, dscale, dshift);
+            sums
+        })
+        .collect();
+    let sum = |which: usize| {
+        let mut out = Output::new(Shape::new([features]));
+        for (i, slot) in out.slots().iter_mut().enumerate() {
+            let sum: f64 = partial.iter().map(|sums| f64::from(sums[which][i])).sum();
+            slot.write(normal(sum as f32));
+        }
+        // SAFETY: the loop wrote every slot.
+        unsafe { out.finish() }
+    };
+    // SAFETY: the blocks cover all slots, and `norm_rows_backward` writes one number for each input where `dx` is wanted.
+    let dx = dx.map(|dx| unsafe { dx.finish() });
+    [dx, needed[1].then(|| sum(0)), needed[2].then(|| sum(1))]
+}
+
+/// Rows one task handles.
+fn rows_per_task(features: usize) -> usize {
+    (CHUNK / features).max(1)
+}
+
+vectorised! {
+    /// Normalises rows.
+    fn norm_rows(x: &[f32], scale: &[f32], shift: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) = norm_rows_body
+}
+vectorised! {
+    /// The gradient of rows into `dx`; adds to `dscale` and `dshift` unless they are empty.
+    #[allow(clippy::too_many_arguments)]
+    fn norm_rows_backward(
+        x: &[f32],
+        scale: &[f32],
+        gradient: &[f32],
+        eps: f32,
+        dx: Option<&mut [MaybeUninit<f32>]>,
+        dscale: &mut [f32],
+        dshift: &mut [f32],
+    ) = norm_rows_backward_body
+}
+
+#[inline(always)]
+fn norm_rows_body<const FMA: bool>(x: &[f32], scale: &[f32], shift: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
+    for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+        let (mean, inverse) = moments::<FMA>(x, eps);
+        for (((out, x), scale), shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+            out.write(normal(mul_add::<FMA>((x - mean) * inverse, *scale, *shift)));
+        }
+    }
+}
+
+#[inline(always)]
+fn norm_rows_backward_body<const FMA: bool>(
+    x: &[f32],
+    scale: &[f32],
+    gradient: &[f32],
+    eps: f32,
+    mut dx: Option<&mut [MaybeUninit<f32>]>,
+    dscale: &mut [f32],
+    dshift: &mut [f32],
+) {
+    let features = scale.len();
+    for (row, (x, gradient)) in x.chunks_exact(features).zip(gradient.chunks_exact(features)).enumerate() {
+        for (sum, gradient) in dshift.iter_mut().zip(gradient) {
+            *sum += gradient;
+        }
+        if dx.is_none() && dscale.is_empty() {
+            continue;
+        }
+        let (mean, inverse) = moments::<FMA>(x, eps);
+        for ((sum, gradient), x) in dscale.iter_mut().zip(gradient).zip(x) {
+            *sum = mul_add::<FMA>(*gradient, (x - mean) * inverse, *sum);
+        }
+        let Some(dx) = dx.as_deref_mut() else { continue };
+        let along = |sum, [gradient, scale]: [f32; 2]| mul_add::<FMA>(gradient, scale, sum);
+        let across = |sum, [gradient, scale, x]: [f32; 3]| mul_add::<FMA>(gradient * scale, (x - mean) * inverse, sum);
+        let mean_gradient = total(fold([gradient, scale], 0.0, along)) / features as f32;
+        let mean_product = total(fold([gradient, scale, x], 0.0, across)) / features as f32;
+        let dx = &mut dx[row * features..][..features];
+        for (((dx, x), gradient), scale) in dx.iter_mut().zip(x).zip(gradient).zip(scale) {
+            let rest = mul_add::<FMA>(*gradient, *scale, -mean_gradient);
+            dx.write(normal(inverse * mul_add::<FMA>((x - mean) * inverse, -mean_product, rest)));
+        }
+    }
+}
+
+/// Mean and `1/√(variance + eps)` of a row, the variance from differences to the mean.
+#[inline(always)]
+fn moments<const FMA: bool>(x: &[f32], eps: f32) -> (f32, f32) {
+    let mean = total(fold([x], 0.0, |sum, [x]| sum + x)) / x.len() as f32;
+    let square = |sum, [x]: [f32; 1]| mul_add::<FMA>(x - mean, x - mean, sum);
+    let variance = total(fold([x], 0.0, square)) / x.len() as f32;
+    (mean, 1.0 / (variance + eps).sqrt())
+}

@@ -1,0 +1,369 @@
+//! Kernels against the same formulas composed of Burn operations in f64, and those against differences and known numbers.
+
+use acclimate_kernels::{attention, composed, gelu, gelu_tanh, layer_norm};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// Numbers between −1 and 1 that look random, from a seed.
+fn numbers(count: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    (0..count).map(|_| f64::from(next() as f32)).collect()
+}
+
+/// A plain tensor of f32 or f64 numbers.
+fn tensor<const D: usize>(values: &[f64], shape: [usize; D], kind: DType) -> Tensor<D> {
+    Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex(), DType::F64)).cast(kind)
+}
+
+fn random<const D: usize>(shape: [usize; D], size: f64, seed: u64, kind: DType) -> Tensor<D> {
+    let values: Vec<f64> = numbers(shape.iter().product(), seed).into_iter().map(|x| x * size).collect();
+    tensor(&values, shape, kind)
+}
+
+fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.autodiff().require_grad()
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.inner().cast(DType::F64).into_data().try_into_vec_as::<f64>().unwrap()
+}
+
+/// Asserts that two tensors agree within `relative` of the number or of the tensor's largest.
+fn assert_close(name: &str, got: &[f64], wanted: &[f64], relative: f64) {
+    assert_eq!(got.len(), wanted.len(), "{name}: sizes");
+    let largest = wanted.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        assert!((got - wanted).abs() <= relative * largest.max(1e-30), "{name}[{i}]: {got}, not {wanted} of {largest}");
+        assert!(!(*got as f32).is_subnormal(), "{name}[{i}]: {got} is subnormal");
+    }
+}
+
+/// Result and gradients of one function of rank-3 tensors and vectors, with a random gradient coming in; an input not tracked gives none.
+type Outcome = (Vec<f64>, Vec<Option<Vec<f64>>>);
+
+fn attention_outcome(
+    f: fn(Tensor<3>, Tensor<3>, Tensor<3>, Tensor<2>, usize) -> Tensor<3>,
+    [q, k, v]: [Tensor<3>; 3],
+    mask: Tensor<2>,
+    heads: usize,
+    which: [bool; 3],
+) -> Outcome {
+    let kind = q.dtype();
+    let [q, k, v] = [(q, which[0]), (k, which[1]), (v, which[2])].map(|(x, on)| if on { tracked(x) } else { x });
+    let out = f(q.clone(), k.clone(), v.clone(), mask, heads);
+    let weight = random(out.dims(), 1.0, 99, kind);
+    if which == [false; 3] {
+        assert!(!out.is_autodiff(), "plain inputs must record nothing");
+        return (values(out), vec![None, None, None]);
+    }
+    let grads = (out.clone() * weight).sum().backward();
+    (values(out), [q, k, v].into_iter().zip(which).map(|(x, on)| on.then(|| values(x.grad(&grads).unwrap()))).collect())
+}
+
+fn norm_outcome(
+    f: fn(Tensor<3>, Tensor<1>, Tensor<1>, f64) -> Tensor<3>,
+    x: Tensor<3>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    which: [bool; 3],
+) -> Outcome {
+    let x = if which[0] { tracked(x) } else { x };
+    let [scale, shift] = [(scale, which[1]), (shift, which[2])].map(|(x, on)| if on { tracked(x) } else { x });
+    let out = f(x.clone(), scale.clone(), shift.clone(), 1e-5);
+    if which == [false; 3] {
+        assert!(!out.is_autodiff());
+        return (values(out), vec![None, None, None]);
+    }
+    let weight = random(out.dims(), 1.0, 98, x.dtype());
+    let grads = (out.clone() * weight).sum().backward();
+    let dx = which[0].then(|| values(x.grad(&grads).unwrap()));
+    let rest = [(scale, which[1]), (shift, which[2])].map(|(x, on)| on.then(|| values(x.grad(&grads).unwrap())));
+    (values(out), std::iter::once(dx).chain(rest).collect())
+}
+
+fn unary_outcome(f: fn(Tensor<2>) -> Tensor<2>, x: Tensor<2>) -> [Vec<f64>; 2] {
+    let (x, weight) = (tracked(x.clone()), random(x.dims(), 1.0, 97, x.dtype()));
+    let out = f(x.clone());
+    let grads = (out.clone() * weight).sum().backward();
+    [values(out), values(x.grad(&grads).unwrap())]
+}
+
+fn assert_outcomes(name: &str, got: &Outcome, wanted: &Outcome, relative: f64) {
+    assert_close(name, &got.0, &wanted.0, relative);
+    for (i, (got, wanted)) in got.1.iter().zip(&wanted.1).enumerate() {
+        match (got, wanted) {
+            (Some(got), Some(wanted)) => assert_close(&format!("{name}, gradient {i}"), got, wanted, relative),
+            (None, None) => {}
+            _ => panic!("{name}: gradient {i} given by one only"),
+        }
+    }
+}
+
+/// Inputs of attention in one number type: queries, keys and values, mask.
+fn attention_inputs(
+    [batch, queries, keys, features]: [usize; 4],
+    size: f64,
+    hidden: f64,
+    kind: DType,
+) -> ([Tensor<3>; 3], Tensor<2>) {
+    let q = random([batch, queries, features], size, 1, kind);
+    let [k, v] = [2, 3].map(|seed| random([batch, keys, features], size, seed, kind));
+    // Row by row a longer tail is hidden, never all.
+    let mask: Vec<f64> = (0..batch * keys)
+        .map(|i| if i % keys >= keys.saturating_sub(i / keys * 3).max(1) { hidden } else { 0.0 })
+        .collect();
+    ([q, k, v], tensor(&mask, [batch, keys], kind))
+}
+
+#[test]
+fn gelu_is_exact_to_the_last_digits() {
+    let grid: Vec<f64> = (0..4001).map(|i| f64::from((i as f32 - 2000.0) * 0.01)).collect();
+    for (ours, reference) in [
+        (gelu as fn(Tensor<2>) -> Tensor<2>, composed::gelu as fn(Tensor<2>) -> Tensor<2>),
+        (gelu_tanh, composed::gelu_tanh),
+    ] {
+        let got = unary_outcome(ours, tensor(&grid, [1, 4001], DType::F32));
+        let wanted = unary_outcome(reference, tensor(&grid, [1, 4001], DType::F64));
+        assert_close("value", &got[0], &wanted[0], 1e-6);
+        assert_close("gradient", &got[1], &wanted[1], 1e-6);
+        // In f64 the composed tail cancels below −7; above that every number is right relative to itself.
+        for ((x, got), wanted) in grid.iter().zip(&got[0]).zip(&wanted[0]).filter(|((x, _), _)| **x > -5.0) {
+            assert!((got - wanted).abs() <= 1e-5 * wanted.abs(), "gelu({x}) = {got}, not {wanted}");
+        }
+    }
+}
+
+#[test]
+fn gelu_knows_odd_shapes_strides_and_extremes() {
+    for shape in [[1, 1], [1, 7], [129, 33], [0, 5], [257, 128]] {
+        let got = unary_outcome(gelu, random(shape, 3.0, 5, DType::F32));
+        let wanted = unary_outcome(gelu, random(shape, 3.0, 5, DType::F64));
+        assert_close("value", &got[0], &wanted[0], 1e-5);
+        assert_close("gradient", &got[1], &wanted[1], 1e-5);
+    }
+    let got = unary_outcome(gelu, random([33, 65], 3.0, 5, DType::F32).transpose());
+    let wanted = unary_outcome(gelu, random([33, 65], 3.0, 5, DType::F64).transpose());
+    assert_close("transposed", &got[0], &wanted[0], 1e-5);
+    assert_close("gradient of transposed", &got[1], &wanted[1], 1e-5);
+
+    let odd = [1e4, -1e4, 1e30, -1e30, 1e-40, -1e-40, -12.9, -13.1, 0.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+    for f in [gelu as fn(Tensor<2>) -> Tensor<2>, gelu_tanh] {
+        let [value, slope] = unary_outcome(f, tensor(&odd, [1, 12], DType::F32));
+        assert!(value[..9].iter().chain(&slope[..9]).all(|x| x.is_finite() && !(*x as f32).is_subnormal()));
+        assert_eq!((value[0], value[1]), (1e4, 0.0));
+        assert_eq!(value[9], f64::INFINITY);
+        assert!(value[10].is_nan() && value[11].is_nan() && slope[11].is_nan());
+    }
+    assert!((values(gelu(tensor(&[1.0], [1], DType::F32)))[0] - 0.841_344_746).abs() < 1e-7);
+}
+
+#[test]
+fn attention_agrees_with_f64_on_odd_shapes() {
+    let cases: [([usize; 4], usize); 9] = [
+        ([1, 1, 1, 1], 1),
+        ([2, 1, 129, 24], 3),
+        ([3, 129, 129, 40], 2),
+        ([2, 16, 21, 64], 4),
+        ([1, 5, 3, 12], 12),
+        ([2, 40, 1300, 16], 2),
+        ([0, 4, 4, 8], 2),
+        ([2, 0, 4, 8], 2),
+        ([2, 4, 0, 8], 2),
+    ];
+    for (sizes, heads) in cases {
+        for hidden in [-1e9, f64::NEG_INFINITY] {
+            let run = |kind| {
+                let (inputs, mask) = attention_inputs(sizes, 2.0, hidden, kind);
+                attention_outcome(attention, inputs, mask, heads, [true; 3])
+            };
+            let name = format!("{sizes:?} with {heads} heads");
+            let got = run(DType::F32);
+            if sizes.contains(&0) {
+                assert!(got.0.iter().chain(got.1.iter().flatten().flatten()).all(|x| *x == 0.0), "{name}");
+            } else {
+                assert_outcomes(&name, &got, &run(DType::F64), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_mixes_plain_and_tracked_inputs() {
+    for bits in 0..8 {
+        let which = [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0];
+        let run = |f, kind| {
+            let (inputs, mask) = attention_inputs([3, 10, 13, 24], 2.0, -1e9, kind);
+            attention_outcome(f, inputs, mask, 2, which)
+        };
+        let name = format!("tracked {which:?}");
+        assert_outcomes(&name, &run(attention, DType::F32), &run(composed::attention, DType::F64), 1e-5);
+    }
+}
+
+#[test]
+fn attention_reads_strided_inputs_and_merges_views() {
+    let turned = |kind| {
+        let q = random([24, 2, 9], 1.0, 1, kind).permute([1, 2, 0]);
+        // One packed projection cut into keys and values.
+        let packed = random([2, 11, 48], 1.0, 2, kind);
+        let (k, v) = (packed.clone().narrow(2, 0, 24), packed.narrow(2, 24, 24));
+        attention_outcome(attention, [q, k, v], random([2, 11], 1.0, 4, kind), 3, [true; 3])
+    };
+    assert_outcomes("strided", &turned(DType::F32), &turned(DType::F64), 1e-5);
+}
+
+#[test]
+fn a_wholly_hidden_row_gives_zeros_and_nan_stays() {
+    for kind in [DType::F32, DType::F64] {
+        let ([q, k, v], _) = attention_inputs([2, 3, 4, 8], 1.0, 0.0, kind);
+        let mask = tensor(&[vec![f64::NEG_INFINITY; 4], vec![0.0; 4]].concat(), [2, 4], kind);
+        let (out, grads) = attention_outcome(attention, [q.clone(), k.clone(), v.clone()], mask, 2, [true; 3]);
+        assert!(out[..24].iter().all(|x| *x == 0.0) && out[24..].iter().all(|x| x.is_finite() && *x != 0.0));
+        for grads in grads.iter().flatten() {
+            let half = grads.len() / 2;
+            assert!(grads[..half].iter().all(|x| *x == 0.0) && grads[half..].iter().all(|x| x.is_finite()));
+        }
+        // Hidden by finite numbers alone: finite, and weights that sum to one.
+        let mask = Tensor::full([2, 4], -1e9, (&Device::flex(), kind));
+        let ones = v.ones_like();
+        let (out, _) = attention_outcome(attention, [q.clone(), k.clone(), ones], mask, 2, [true; 3]);
+        assert!(out.iter().all(|x| (x - 1.0).abs() < 1e-6));
+        let mask = tensor(&[f64::NAN; 8], [2, 4], kind);
+        assert!(attention_outcome(attention, [q, k, v], mask, 2, [true; 3]).0.iter().all(|x| x.is_nan()));
+    }
+}
+
+#[test]
+fn attention_never_gives_subnormal_numbers() {
+    // Masks just around where exp would give subnormal numbers, tiny values, and scores in the ten thousands.
+    for (size, hidden) in [(2.0, -90.0), (2.0, -86.0), (1e-20, -1e9), (1e-38, 0.0), (100.0, -1e9), (1e4, -1e9)] {
+        let (inputs, mask) = attention_inputs([4, 33, 33, 32], size, hidden, DType::F32);
+        let (out, grads) = attention_outcome(attention, inputs, mask, 2, [true; 3]);
+        for x in out.iter().chain(grads.iter().flatten().flatten()) {
+            assert!(x.is_finite() && !(*x as f32).is_subnormal(), "{x} at size {size}, mask {hidden}");
+        }
+    }
+}
+
+#[test]
+fn layer_norm_agrees_with_f64() {
+    for [batch, length, features] in
+        [[1, 1, 1], [1, 1, 7], [2, 129, 33], [3, 5, 384], [1, 3, 20_000], [0, 4, 8], [2, 0, 8]]
+    {
+        for bits in [7, 0, 1, 2, 4, 5, 6] {
+            let which = [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0];
+            let run = |f, kind| {
+                let x = random([batch, length, features], 3.0, 1, kind) + 0.5;
+                let [scale, shift] = [2, 3].map(|seed| random([features], 1.0, seed, kind));
+                norm_outcome(f, x, scale, shift, which)
+            };
+            let name = format!("{batch}×{length}×{features}, tracked {which:?}");
+            let got = run(layer_norm, DType::F32);
+            if batch * length == 0 {
+                assert!(got.1.iter().flatten().flatten().all(|x| *x == 0.0), "{name}");
+            } else if features == 1 {
+                // The row is its own mean: the result is the shift, the gradient zero.
+                assert!(got.1[0].iter().flatten().all(|x| x.abs() < 1e-3));
+            } else {
+                assert_outcomes(&name, &got, &run(composed::layer_norm, DType::F64), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norm_knows_strides_and_extremes() {
+    let run = |kind| {
+        let x = random([16, 2, 9], 3.0, 1, kind).permute([1, 2, 0]);
+        norm_outcome(layer_norm, x, random([16], 1.0, 2, kind), random([16], 1.0, 3, kind), [true; 3])
+    };
+    assert_outcomes("permuted", &run(DType::F32), &run(DType::F64), 1e-5);
+    for size in [1e4, 1e-20, 1e-38, 0.0] {
+        let x = random([2, 3, 48], size, 1, DType::F32);
+        let [scale, shift] = [2, 3].map(|seed| random([48], size, seed, DType::F32));
+        let (out, grads) = norm_outcome(layer_norm, x, scale, shift, [true; 3]);
+        for x in out.iter().chain(grads.iter().flatten().flatten()) {
+            assert!(x.is_finite() && !(*x as f32).is_subnormal(), "{x} at size {size}");
+        }
+    }
+}
+
+/// The composed gradients in f64 against differences of the composed values.
+#[test]
+fn composed_gradients_agree_with_differences() {
+    let kind = DType::F64;
+    let step = 1e-6;
+    let shifted = |x: &Tensor<3>, at: usize, by: f64| {
+        let shape = x.dims();
+        let mut numbers = values(x.clone());
+        numbers[at] += by;
+        tensor(&numbers, shape, kind)
+    };
+    let objective = |out: Tensor<3>| {
+        let weight = random(out.dims(), 1.0, 99, kind);
+        values((out * weight).sum())[0]
+    };
+    let (inputs, mask) = attention_inputs([2, 3, 4, 6], 1.0, -1e9, kind);
+    let (_, grads) = attention_outcome(composed::attention, inputs.clone(), mask.clone(), 2, [true; 3]);
+    for which in 0..3 {
+        let wanted = grads[which].as_ref().unwrap();
+        for at in 0..wanted.len() {
+            let run = |by| {
+                let mut inputs = inputs.clone();
+                inputs[which] = shifted(&inputs[which], at, by);
+                let [q, k, v] = inputs;
+                objective(composed::attention(q, k, v, mask.clone(), 2))
+            };
+            let slope = (run(step) - run(-step)) / (2.0 * step);
+            assert!((slope - wanted[at]).abs() < 1e-7, "attention {which}[{at}]: {slope}, not {}", wanted[at]);
+        }
+    }
+    let x = random([1, 3, 5], 2.0, 1, kind);
+    let [scale, shift] = [2, 3].map(|seed| random([5], 1.0, seed, kind));
+    for (name, f) in [
+        (
+            "norm",
+            Box::new(|x| composed::layer_norm(x, scale.clone(), shift.clone(), 1e-5))
+                as Box<dyn Fn(Tensor<3>) -> Tensor<3>>,
+        ),
+        ("gelu", Box::new(composed::gelu)),
+        ("gelu_tanh", Box::new(composed::gelu_tanh)),
+    ] {
+        let leaf = tracked(x.clone());
+        let grads = (f(leaf.clone()) * random([1, 3, 5], 1.0, 99, kind)).sum().backward();
+        let wanted = values(leaf.grad(&grads).unwrap());
+        for (at, wanted) in wanted.iter().enumerate() {
+            let run = |by| objective(f(shifted(&x, at, by)));
+            let slope = (run(step) - run(-step)) / (2.0 * step);
+            assert!((slope - wanted).abs() < 1e-7, "{name}[{at}]: {slope}, not {wanted}");
+        }
+    }
+}
+
+#[test]
+fn other_number_types_take_the_composed_path() {
+    let x = random([3, 5], 2.0, 1, DType::F64);
+    assert!((values(gelu(x.clone()))[3] - values(composed::gelu(x))[3]).abs() == 0.0);
+    let x = random([3, 5], 2.0, 1, DType::BF16);
+    assert_eq!(gelu(x.clone()).dtype(), DType::BF16);
+    let wanted = values(gelu(x.clone().cast(DType::F64)));
+    assert!(values(gelu(x)).iter().zip(wanted).all(|(got, wanted)| (got - wanted).abs() < 0.03));
+}
+
+#[test]
+fn a_tracked_input_beside_an_untracked_autodiff_one() {
+    let run = |kind| {
+        let ([q, k, v], mask) = attention_inputs([2, 5, 6, 8], 1.0, -1e9, kind);
+        let (q, k) = (tracked(q), k.autodiff());
+        let out = attention(q.clone(), k.clone(), v, mask, 2);
+        let grads = (out.clone() * out.clone()).sum().backward();
+        assert!(k.grad(&grads).is_none());
+        (values(out), vec![Some(values(q.grad(&grads).unwrap()))])
+    };
+    assert_outcomes("mixed", &run(DType::F32), &run(DType::F64), 1e-5);
+}
