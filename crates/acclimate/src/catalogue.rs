@@ -1,0 +1,71 @@
+//! The catalogue: every method of every family, from the cards alone.
+
+use acclimate_core::{Card, Entry, Error, Result};
+
+/// A family of methods.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// The registry's name, such as `optim`.
+    pub name: &'static str,
+    /// A title.
+    pub title: &'static str,
+    /// What the family is for, in a sentence.
+    pub about: &'static str,
+    /// Its methods in alphabetic order.
+    pub cards: Vec<CardView>,
+}
+
+/// A method as the catalogue shows it.
+#[derive(Clone, Debug)]
+pub struct CardView {
+    /// The card.
+    pub card: Card,
+    /// The settings that hold when none are given.
+    pub defaults: toml::Table,
+    /// For a preset, the settings that make it; empty otherwise.
+    pub preset: &'static str,
+}
+
+fn views<T: ?Sized>(entries: &[Entry<T>]) -> impl Iterator<Item = CardView> + '_ {
+    entries.iter().map(|entry| CardView { card: entry.card, defaults: entry.defaults(), preset: entry.preset })
+}
+
+/// Every family.
+pub fn catalogue() -> Vec<Family> {
+    let sorted = |cards: Vec<CardView>| {
+        let mut cards = cards;
+        cards.sort_by_key(|view| view.card.name);
+        cards
+    };
+    vec![
+        Family {
+            name: "optim",
+            title: "Optimisers",
+            about: "Turn gradients into steps; those without a learning rate find their own.",
+            cards: sorted(views(acclimate_optim::METHODS).collect()),
+        },
+        Family {
+            name: "peft",
+            title: "Parameter-efficient fine-tuning",
+            about: "Change a frozen model by training a few numbers beside it.",
+            cards: sorted(views(acclimate_peft::WEIGHT).chain(views(acclimate_peft::ACTIVATION)).collect()),
+        },
+        Family {
+            name: "tta",
+            title: "Test-time adaptation",
+            about: "Keep a deployed model right on an unlabelled stream that drifts.",
+            cards: sorted(views(acclimate_tta::METHODS).collect()),
+        },
+    ]
+}
+
+/// The family and card of a method.
+///
+/// # Errors
+/// An unknown name, with the nearest ones.
+pub fn find(name: &str) -> Result<(&'static str, CardView)> {
+    let all: Vec<(&'static str, CardView)> =
+        catalogue().into_iter().flat_map(|family| family.cards.into_iter().map(move |view| (family.name, view))).collect();
+    let found = all.iter().find(|(_, view)| view.card.name == name).cloned();
+    found.ok_or_else(|| Error::unknown("method", name, all.iter().map(|(_, view)| view.card.name)))
+}

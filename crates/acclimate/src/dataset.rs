@@ -1,0 +1,220 @@
+//! From a name to encoded rows.
+
+use crate::encode::Encoded;
+use crate::recipe::{Recipe, TaskKind};
+use crate::tasks::{Prepared, Task, TaskSpec};
+use acclimate_core::{Error, Model, Result};
+use acclimate_data::{Assets, Columns, Examples, Inputs, Labels, PAIR_NAMES, Source, Target, Tokenizer};
+use acclimate_data::{ReadOptions, Table, split};
+use burn::tensor::Device;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// A model with what encodes its inputs.
+pub struct Loaded {
+    /// The frozen model.
+    pub model: Box<dyn Model>,
+    /// The tokenizer, for models over text.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Loaded {
+    /// Loads a model by name.
+    ///
+    /// # Errors
+    /// An empty or unknown name, nothing fetched in offline mode, or a broken folder.
+    pub fn open(name: &str, max_length: usize, assets: &Assets) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::Other("no model given; name one with `--model`, such as `--model asset:minilm`".to_owned()));
+        }
+        let folder = Source::parse(name)?.resolve(assets)?;
+        let model = acclimate_models::load(&folder, &Device::flex())?;
+        let file = folder.join("tokenizer.json");
+        let tokenizer = if file.exists() { Some(Tokenizer::from_file(&file, max_length)?) } else { None };
+        Ok(Self { model, tokenizer })
+    }
+
+    /// Encodes rows for a task.
+    ///
+    /// # Errors
+    /// As [`Encoded::new`].
+    pub fn encode(&self, inputs: &Inputs, kind: TaskKind) -> Result<(Encoded, Option<Encoded>)> {
+        let encode = |inputs: &Inputs| Encoded::new(inputs, self.tokenizer.as_ref(), self.model.image());
+        match (inputs, kind) {
+            (Inputs::Pairs(pairs), TaskKind::Similarity | TaskKind::Retrieval) => {
+                let (left, right): (Vec<String>, Vec<String>) = pairs.iter().cloned().unzip();
+                Ok((encode(&Inputs::Texts(left))?, Some(encode(&Inputs::Texts(right))?)))
+            }
+            _ => Ok((encode(inputs)?, None)),
+        }
+    }
+
+    /// Encodes labelled rows.
+    ///
+    /// # Errors
+    /// As [`Encoded::new`].
+    pub fn prepare(&self, examples: &Examples, kind: TaskKind) -> Result<Prepared> {
+        let (left, right) = self.encode(&examples.inputs, kind)?;
+        Ok(Prepared { left, right, labels: Some(examples.labels.clone()) })
+    }
+}
+
+/// A table with the columns its source is known by.
+pub struct Opened {
+    /// The table.
+    pub table: Table,
+    /// The columns.
+    pub columns: Columns,
+}
+
+/// Opens a table by name; the recipe's column names go before those the source is known by.
+///
+/// # Errors
+/// An empty or unknown name, or a file that cannot be read.
+pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
+    if name.is_empty() {
+        return Err(Error::Other("no data given; name a file with `--data`, such as `--data reviews.csv`".to_owned()));
+    }
+    let (table, known) = match Source::parse(name)? {
+        Source::Asset(asset) => assets.table(&asset)?,
+        source => (Table::read(&source.resolve(assets)?, &ReadOptions::default())?, Columns::default()),
+    };
+    let pick = |own: &Option<String>, known: Option<String>| own.clone().or(known);
+    let columns = Columns {
+        text: pick(&recipe.text, known.text),
+        pair: pick(&recipe.pair, known.pair),
+        words: pick(&recipe.words, known.words),
+        image: pick(&recipe.image, known.image),
+        features: known.features,
+        target: pick(&recipe.target, known.target),
+    };
+    Ok(Opened { table, columns })
+}
+
+/// How the recipe wants the target read.
+fn target(recipe: &Recipe) -> Target {
+    let names = recipe.classes.clone();
+    match recipe.task {
+        TaskKind::Auto if recipe.cuts.is_empty() && names.is_none() => Target::Auto,
+        TaskKind::Auto | TaskKind::Classification if recipe.cuts.is_empty() => Target::Classes { names },
+        TaskKind::Auto | TaskKind::Classification => Target::Cuts { cuts: recipe.cuts.clone(), names },
+        TaskKind::MultiLabel => Target::MultiLabel { names },
+        TaskKind::TokenClassification => Target::Tokens { names },
+        TaskKind::Regression | TaskKind::Similarity => Target::Numbers,
+        TaskKind::Retrieval => Target::Pairs,
+    }
+}
+
+/// Labelled rows of a recipe and the task they make.
+///
+/// # Errors
+/// As [`Examples::read`], and rows that do not fit the task.
+pub fn labelled(opened: &Opened, recipe: &Recipe) -> Result<(Examples, TaskSpec)> {
+    let mut columns = opened.columns.clone();
+    if recipe.task == TaskKind::Similarity && columns.pair.is_none() {
+        columns.pair = PAIR_NAMES.iter().find(|n| opened.table.columns.iter().any(|c| c == *n)).map(|n| (*n).to_owned());
+    }
+    let examples = Examples::read(&opened.table, &columns, &target(recipe))?;
+    if recipe.task == TaskKind::Similarity && !matches!(examples.inputs, Inputs::Pairs(_)) {
+        return Err(Error::Other("the task `similarity` needs two texts a row; name the second one's column with `pair`".to_owned()));
+    }
+    let mut spec = TaskSpec {
+        kind: recipe.task,
+        names: examples.labels.names().to_vec(),
+        weights: vec![],
+        scale: [0.0, 1.0],
+        cuts: recipe.cuts.clone(),
+    };
+    if recipe.task == TaskKind::Auto {
+        spec.kind = match &examples.labels {
+            Labels::Classes { .. } => TaskKind::Classification,
+            Labels::MultiLabel { .. } => TaskKind::MultiLabel,
+            Labels::Tokens { .. } => TaskKind::TokenClassification,
+            Labels::Numbers(_) => TaskKind::Regression,
+            Labels::Pairs(_) => TaskKind::Retrieval,
+        };
+    }
+    Ok((examples, spec))
+}
+
+/// Completes a task with what only the training rows may tell: class weights, and the mean and spread of numbers.
+pub fn fit_task(mut spec: TaskSpec, train: &Labels, class_balance: bool) -> Box<dyn Task> {
+    match train {
+        Labels::Classes { index, names } if class_balance => spec.weights = split::class_weights(index, names.len()),
+        Labels::Numbers(numbers) if spec.kind == TaskKind::Similarity => {
+            let low = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            spec.scale = [low, (high - low).max(f64::MIN_POSITIVE)];
+        }
+        Labels::Numbers(numbers) => {
+            let n = numbers.len().max(1) as f64;
+            let mean = numbers.iter().sum::<f64>() / n;
+            let variance = numbers.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
+            spec.scale = [mean, if variance > 0.0 { variance.sqrt() } else { 1.0 }];
+        }
+        _ => {}
+    }
+    spec.build()
+}
+
+/// Rows to train on and rows to report on.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Training rows.
+    pub train: Examples,
+    /// Untouched rows.
+    pub test: Option<Examples>,
+}
+
+/// Splits rows as the recipe says; the split depends on the seed alone.
+///
+/// # Errors
+/// More rows asked for than there are.
+pub fn divide(all: Examples, test: Option<Examples>, recipe: &Recipe) -> Result<Parts> {
+    let n = all.len();
+    let (mut train, test) = match test {
+        Some(test) => ((0..n).collect::<Vec<_>>(), Some(test)),
+        None => {
+            let wanted = recipe.test_rows.map_or(recipe.test_share, |rows| rows as f64 / n as f64);
+            if wanted >= 1.0 {
+                return Err(Error::Other(format!("`test_rows` asks for {} of {n} rows; some must stay to train on", recipe.test_rows.unwrap_or(n))));
+            }
+            if wanted == 0.0 {
+                ((0..n).collect(), None)
+            } else {
+                let split = split::stratified(&all.labels.strata(), wanted, recipe.seed)?;
+                (split.train, Some(all.select(&split.held_out)))
+            }
+        }
+    };
+    if let Some(rows) = recipe.train_rows {
+        if rows > train.len() {
+            return Err(Error::Other(format!("`train_rows` asks for {rows} rows; {} are left beside the test rows", train.len())));
+        }
+        let strata = all.select(&train).labels.strata();
+        let picked = split::few_shot(&strata, split::Shots::Total(rows), recipe.seed)?;
+        train = picked.into_iter().map(|at| train[at]).collect();
+    }
+    Ok(Parts { train: all.select(&train), test })
+}
+
+/// SHA-256 of a file's bytes, or of the names and bytes of a folder's files.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn hash_path(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut files: Vec<PathBuf> = vec![path.to_owned()];
+    while let Some(file) = files.pop() {
+        if file.is_dir() {
+            let entries = std::fs::read_dir(&file).map_err(|e| Error::io(&file, e))?;
+            let mut inner: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+            inner.sort_by(|a, b| b.cmp(a));
+            files.extend(inner);
+        } else {
+            hash.update(file.file_name().unwrap_or_default().to_string_lossy().as_bytes());
+            hash.update(std::fs::read(&file).map_err(|e| Error::io(&file, e))?);
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,143 @@
+//! Rows of a table as a model takes them, encoded once.
+
+use acclimate_core::{AnyTensor, Error, Inputs, Model, Result, Tokens};
+use acclimate_data::{self as data, Tokenizer};
+use burn::tensor::{DType, Device};
+
+/// Encoded rows.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    rows: Rows,
+    /// How many rows were longer than the limit and were cut.
+    pub truncated: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Rows {
+    Tokens(Vec<TokenRow>),
+    Images { shape: [usize; 3], values: Vec<f32> },
+    Features { width: usize, values: Vec<f32> },
+}
+
+#[derive(Clone, Debug)]
+struct TokenRow {
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    /// Position of the first token of each word that fits.
+    starts: Vec<usize>,
+}
+
+impl Encoded {
+    /// Encodes inputs for a model. Texts and words need a tokenizer; images take the model's shape `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// A text without a tokenizer, a broken image, or words of which none fits.
+    pub fn new(inputs: &data::Inputs, tokenizer: Option<&Tokenizer>, image: Option<[usize; 3]>) -> Result<Self> {
+        let tokenizer =
+            || tokenizer.ok_or_else(|| Error::Other("texts need a model folder with a tokenizer.json".to_owned()));
+        let encoded = match inputs {
+            data::Inputs::Texts(texts) => tokenizer()?.texts(texts)?,
+            data::Inputs::Pairs(pairs) => tokenizer()?.pairs(pairs)?,
+            data::Inputs::Words(rows) => tokenizer()?.words(rows)?,
+            data::Inputs::Images(files) => {
+                let shape = image.ok_or_else(|| Error::Other("images need a model over images".to_owned()))?;
+                let [channels, height, width] = shape;
+                let kind = if channels == 1 { data::Channels::Gray } else { data::Channels::Rgb };
+                let mut values = Vec::with_capacity(files.len() * channels * height * width);
+                for file in files {
+                    values.extend(data::Image::read(file, kind, Some((height as u32, width as u32)))?.values);
+                }
+                return Ok(Self { rows: Rows::Images { shape, values }, truncated: 0 });
+            }
+            data::Inputs::Features { width, values } => {
+                return Ok(Self { rows: Rows::Features { width: *width, values: values.clone() }, truncated: 0 });
+            }
+        };
+        let rows = encoded.rows.into_iter().map(|row| {
+            let mut starts = vec![];
+            for (at, word) in row.words.iter().enumerate() {
+                if *word == Some(starts.len()) {
+                    starts.push(at);
+                }
+            }
+            TokenRow { ids: row.ids, types: row.type_ids, starts }
+        });
+        Ok(Self { rows: Rows::Tokens(rows.collect()), truncated: encoded.truncated })
+    }
+
+    /// Images that are in memory already, row after row, `[rows, channels, height, width]`.
+    pub fn images(shape: [usize; 3], values: Vec<f32>) -> Self {
+        Self { rows: Rows::Images { shape, values }, truncated: 0 }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match &self.rows {
+            Rows::Tokens(rows) => rows.len(),
+            Rows::Images { shape, values } => values.len() / shape.iter().product::<usize>().max(1),
+            Rows::Features { width, values } => values.len() / (*width).max(1),
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a row costs, for batches of like length: tokens, or one.
+    pub fn lengths(&self, rows: &[usize]) -> Vec<usize> {
+        match &self.rows {
+            Rows::Tokens(all) => rows.iter().map(|&row| all[row].ids.len()).collect(),
+            _ => vec![1; rows.len()],
+        }
+    }
+
+    /// Positions of the first tokens of a row's words, as many as fit.
+    pub fn word_starts(&self, row: usize) -> &[usize] {
+        match &self.rows {
+            Rows::Tokens(rows) => &rows[row].starts,
+            _ => &[],
+        }
+    }
+
+    /// The pixels of a row, where rows are images.
+    pub fn pixels(&self, row: usize) -> Option<([usize; 3], &[f32])> {
+        match &self.rows {
+            Rows::Images { shape, values } => {
+                let size = shape.iter().product::<usize>();
+                Some((*shape, &values[row * size..][..size]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a batch's index tensors live.
+    pub fn device(&self, model: &dyn Model) -> Device {
+        model.like().1
+    }
+
+    /// A batch of rows on the model's device in its number type.
+    ///
+    /// # Panics
+    /// When a row is out of range.
+    pub fn batch(&self, rows: &[usize], model: &dyn Model) -> Inputs {
+        let (dtype, device) = model.like();
+        match &self.rows {
+            Rows::Tokens(all) => {
+                let rows: Vec<_> = rows.iter().map(|&row| (all[row].ids.clone(), all[row].types.clone())).collect();
+                Inputs::Tokens(Tokens::new(&rows, dtype, &device))
+            }
+            Rows::Images { shape: [c, h, w], values } => {
+                Inputs::Images(gather(values, c * h * w, rows, &[rows.len(), *c, *h, *w], dtype, &device).get().expect("rank 4"))
+            }
+            Rows::Features { width, values } => {
+                Inputs::Rows(gather(values, *width, rows, &[rows.len(), *width], dtype, &device).get().expect("rank 2"))
+            }
+        }
+    }
+}
+
+fn gather(values: &[f32], size: usize, rows: &[usize], shape: &[usize], dtype: DType, device: &Device) -> AnyTensor {
+    let picked: Vec<f32> = rows.iter().flat_map(|&row| &values[row * size..][..size]).copied().collect();
+    AnyTensor::from_f32s(picked, shape, device).cast(dtype)
+}

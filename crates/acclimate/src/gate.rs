@@ -1,0 +1,210 @@
+//! The gate: the unadapted model and a linear probe are always candidates, and the patch is kept only where it wins.
+
+use crate::probe::{self, PENALTIES, Probe};
+use crate::tasks::{Outputs, Prepared, ProbeLoss, Task};
+use crate::train::{features, predict_all};
+use acclimate_core::{Model, Pass, Patch, Result};
+use acclimate_data::metrics::{Interval, bootstrap, paired_bootstrap};
+use acclimate_data::{Labels, split};
+use serde::{Deserialize, Serialize};
+
+/// Draws of each bootstrap.
+const DRAWS: usize = 1000;
+
+/// Coverage of every interval.
+const LEVEL: f64 = 0.95;
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Candidate {
+    /// The model as it is; without a head for the task, the class frequencies or the mean of the training rows.
+    Unadapted,
+    /// A linear model on the frozen features.
+    Probe,
+    /// The trained patch.
+    Patch,
+}
+
+impl Candidate {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unadapted => "unadapted",
+            Self::Probe => "probe",
+            Self::Patch => "patch",
+        }
+    }
+}
+
+/// A score with its interval, as files keep it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The value on the rows.
+    pub value: f64,
+    /// Lower bound of the 95 % bootstrap interval.
+    pub low: f64,
+    /// Upper bound.
+    pub high: f64,
+}
+
+impl From<Interval> for Score {
+    fn from(interval: Interval) -> Self {
+        Self { value: interval.estimate, low: interval.low, high: interval.high }
+    }
+}
+
+/// The score of answers with a bootstrap interval over rows.
+pub fn score(task: &dyn Task, outputs: &Outputs, labels: &Labels, seed: u64) -> Score {
+    let on = |rows: &[usize]| task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
+    bootstrap(outputs.len(), DRAWS, LEVEL, seed, on).into()
+}
+
+/// The difference of two candidates' scores on the same rows.
+pub fn difference(task: &dyn Task, first: &Outputs, second: &Outputs, labels: &Labels, seed: u64) -> Score {
+    let on = |outputs: &Outputs, rows: &[usize]| task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
+    paired_bootstrap(first.len(), DRAWS, LEVEL, seed, |rows| on(first, rows), |rows| on(second, rows)).into()
+}
+
+/// Targets of a probe: one-hot, 0/1 or standardised.
+fn targets(task: &dyn Task, labels: &Labels) -> Vec<Vec<f64>> {
+    match labels {
+        Labels::Classes { names, index } => index.iter().map(|&c| (0..names.len()).map(|k| f64::from(u8::from(k == c))).collect()).collect(),
+        Labels::MultiLabel { rows, .. } => rows.iter().map(|row| row.iter().map(|&holds| f64::from(u8::from(holds))).collect()).collect(),
+        Labels::Numbers(numbers) => {
+            let [mean, std] = task.spec().scale;
+            numbers.iter().map(|x| vec![(x - mean) / std]).collect()
+        }
+        Labels::Tokens { .. } | Labels::Pairs(_) => vec![],
+    }
+}
+
+/// What a probe says, in the task's own outputs.
+fn answers(task: &dyn Task, probe: &Probe, features: &Outputs) -> Outputs {
+    let [mean, std] = task.spec().scale;
+    let logits = probe.logits(features);
+    match task.probe() {
+        Some(ProbeLoss::Squared) => logits.into_iter().map(|row| row.into_iter().map(|x| x * std + mean).collect()).collect(),
+        _ => logits,
+    }
+}
+
+/// Fits a probe whose penalty is chosen by cross-validation inside the rows.
+///
+/// # Errors
+/// The solver's.
+pub fn fit_probe(task: &dyn Task, loss: ProbeLoss, features: &Outputs, labels: &Labels, seed: u64) -> Result<Probe> {
+    let wanted = targets(task, labels);
+    let folds = split::folds(&labels.strata(), 5.min(features.len()), seed)?;
+    let mut best: Option<(f64, f64)> = None;
+    for penalty in PENALTIES {
+        let mut said: Outputs = vec![vec![]; features.len()];
+        for fold in &folds {
+            let pick = |all: &Outputs| fold.train.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
+            let probe = probe::fit(&pick(features), &pick(&wanted), loss, penalty)?;
+            let held: Outputs = fold.held_out.iter().map(|&row| features[row].clone()).collect();
+            for (&row, answer) in fold.held_out.iter().zip(answers(task, &probe, &held)) {
+                said[row] = answer;
+            }
+        }
+        let score = task.score(&said.iter().collect::<Vec<_>>(), labels);
+        if best.is_none_or(|(most, _)| score > most) {
+            best = Some((score, penalty));
+        }
+    }
+    probe::fit(features, &wanted, loss, best.map_or(PENALTIES[1], |(_, penalty)| penalty))
+}
+
+/// A probe that can answer for the rows of a task.
+pub struct FittedProbe(Probe);
+
+impl FittedProbe {
+    /// Fits on rows of the data; nothing where a linear probe makes no sense.
+    ///
+    /// # Errors
+    /// The model's or the solver's.
+    pub fn new(model: &dyn Model, task: &dyn Task, data: &Prepared, rows: &[usize], seed: u64) -> Result<Option<Self>> {
+        let Some(loss) = task.probe() else { return Ok(None) };
+        let labels = data.labels()?.select(rows);
+        Ok(Some(Self(fit_probe(task, loss, &features(model, data, rows)?, &labels, seed)?)))
+    }
+
+    /// What it says about rows.
+    ///
+    /// # Errors
+    /// The model's.
+    pub fn predict(&self, model: &dyn Model, task: &dyn Task, data: &Prepared, rows: &[usize]) -> Result<Outputs> {
+        Ok(answers(task, &self.0, &features(model, data, rows)?))
+    }
+
+    /// The probe as a patch that holds nothing but a head.
+    pub fn patch(&self, model: &dyn Model) -> Patch {
+        let mut patch = Patch::new();
+        let outputs = self.0.biases.len();
+        patch.add_head(model, outputs, acclimate_core::HeadStart::Zero, &mut acclimate_core::Rng::new(0, "probe", 0));
+        let ((dtype, device), flat) = (model.like(), self.0.weights.concat());
+        patch.params.insert("head.weight", acclimate_core::AnyTensor::from_f64s(flat, &[outputs, model.width()], dtype, &device));
+        patch.params.insert("head.bias", acclimate_core::AnyTensor::from_f64s(self.0.biases.clone(), &[outputs], dtype, &device));
+        patch
+    }
+}
+
+/// What the model says without any training: its own head where it has one for the task, its features where they are the answer,
+/// and otherwise what is most common in the training rows.
+///
+/// # Errors
+/// The model's.
+pub fn unadapted(model: &dyn Model, task: &dyn Task, data: &Prepared, rows: &[usize], train: &Labels) -> Result<Outputs> {
+    if task.outputs().is_none() || own_head(model, task) {
+        return predict_all(model, task, data, rows, &Pass::bare());
+    }
+    let n = train.len().max(1) as f64;
+    let log_odds = |share: f64| (share.max(1e-9) / (1.0 - share).max(1e-9)).ln();
+    let constant: Vec<f64> = match train {
+        Labels::Classes { names, index } => {
+            let share = |k: usize| index.iter().filter(|&&c| c == k).count() as f64 / n;
+            (0..names.len()).map(|k| share(k).max(1e-9).ln()).collect()
+        }
+        Labels::MultiLabel { names, rows } => {
+            (0..names.len()).map(|k| log_odds(rows.iter().filter(|row| row[k]).count() as f64 / n)).collect()
+        }
+        Labels::Numbers(numbers) => vec![numbers.iter().sum::<f64>() / n],
+        Labels::Tokens { names, rows: words } => {
+            let mut counts = vec![0usize; names.len()];
+            words.iter().flatten().for_each(|&class| counts[class] += 1);
+            let most = (0..counts.len()).max_by_key(|&k| (counts[k], std::cmp::Reverse(k))).unwrap_or(0);
+            return Ok(rows.iter().map(|&row| vec![most as f64; data.left.word_starts(row).len()]).collect());
+        }
+        Labels::Pairs(_) => vec![],
+    };
+    Ok(vec![constant; rows.len()])
+}
+
+/// Whether the model brings a head that fits the task.
+pub fn own_head(model: &dyn Model, task: &dyn Task) -> bool {
+    task.outputs().is_some() && model.outputs() == task.outputs()
+}
+
+/// The choice: the highest score inside the training rows; at equal scores the cheaper candidate, which comes first.
+pub fn choose(scores: &[(Candidate, Score)]) -> Candidate {
+    let mut best = scores.first().map_or((Candidate::Unadapted, f64::NEG_INFINITY), |(c, s)| (*c, s.value));
+    for (candidate, score) in &scores[1.min(scores.len())..] {
+        if score.value > best.1 || best.1.is_nan() {
+            best = (*candidate, score.value);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cheaper_candidate_keeps_a_tie() {
+        let at = |value| Score { value, low: value, high: value };
+        assert_eq!(choose(&[(Candidate::Unadapted, at(0.5)), (Candidate::Patch, at(0.5))]), Candidate::Unadapted);
+        assert_eq!(choose(&[(Candidate::Unadapted, at(0.5)), (Candidate::Patch, at(0.6))]), Candidate::Patch);
+        assert_eq!(choose(&[(Candidate::Probe, at(0.7)), (Candidate::Patch, at(f64::NAN))]), Candidate::Probe);
+    }
+}

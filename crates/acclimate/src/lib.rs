@@ -1,0 +1,24 @@
+//! Adapt pre-trained models: a frozen model, a patch, and no learning rate to set.
+//!
+//! This crate joins the families: recipes, data, tasks, training, the gate and reports. See `examples/` for a user's own model.
+pub mod catalogue;
+pub mod dataset;
+pub mod encode;
+pub mod gate;
+pub mod probe;
+pub mod recipe;
+pub mod report;
+pub mod run;
+pub mod saved;
+pub mod tasks;
+pub mod train;
+pub mod tune;
+
+pub use acclimate_core as core;
+pub use acclimate_models as models;
+pub use acclimate_optim as optim;
+pub use acclimate_peft as peft;
+pub use acclimate_tta as tta;
+pub use catalogue::{CardView, Family, catalogue};
+pub use recipe::Recipe;
+pub use report::Report;

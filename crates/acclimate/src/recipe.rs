@@ -1,0 +1,264 @@
+//! Recipes: a TOML file in which every key is also a flag.
+
+use acclimate_core::{Error, HeadStart, Result, Targets};
+use acclimate_optim::Schedule;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// One key of a recipe.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The path, such as `optim.clip`.
+    pub name: &'static str,
+    /// What it means.
+    pub doc: &'static str,
+}
+
+/// Defines a section of the recipe: the struct, its defaults and the table of its keys from one place.
+macro_rules! section {
+    ($(#[doc = $about:literal])+ $name:ident $prefix:literal { $($(#[doc = $doc:literal])+ $field:ident: $ty:ty = $default:expr),+ $(,)? } $($settings:ident)?) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: $ty,)+
+            $(
+                /// The method's own settings.
+                #[serde(flatten)]
+                pub $settings: toml::Table,
+            )?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ $($settings: toml::Table::new(),)? }
+            }
+        }
+
+        impl $name {
+            /// The keys of this section.
+            pub const KEYS: &'static [Key] = &[$(Key { name: concat!($prefix, stringify!($field)), doc: concat!($($doc),+) }),+];
+        }
+    };
+}
+
+section! {
+    /// What a run is made from. Empty names and absent keys are found or chosen by the run itself.
+    Recipe "" {
+        /// The model: a folder, `asset:NAME` or `hf:ORG/NAME`.
+        model: String = String::new(),
+        /// The data: a csv, tsv, jsonl, parquet or text file, a folder of images by class, or `asset:NAME`.
+        data: String = String::new(),
+        /// Untouched rows to report on: another file; without it rows of `data` are held out.
+        test: Option<String> = None,
+        /// What is predicted.
+        task: TaskKind = TaskKind::Auto,
+        /// The run folder.
+        out: Option<PathBuf> = None,
+        /// Seed of every draw.
+        seed: u64 = 0,
+        /// The column with the text.
+        text: Option<String> = None,
+        /// The column with the second text.
+        pair: Option<String> = None,
+        /// The column with the words, for labels per word.
+        words: Option<String> = None,
+        /// The column with image paths.
+        image: Option<String> = None,
+        /// The column with the target.
+        target: Option<String> = None,
+        /// The classes in order; without it those found in the data.
+        classes: Option<Vec<String>> = None,
+        /// Cuts that turn a numeric target into classes, ascending.
+        cuts: Vec<f64> = vec![],
+        /// How many rows to train on, drawn evenly over the classes; without it all that are not held out.
+        train_rows: Option<usize> = None,
+        /// How many rows to hold out for the report; without it `test_share` of all.
+        test_rows: Option<usize> = None,
+        /// The share of rows to hold out for the report, 0 to 1.
+        test_share: f64 = 0.2,
+        /// Longest input in tokens; longer ones are cut and counted.
+        max_length: usize = 256,
+        /// Passes over the training rows.
+        epochs: usize = 10,
+        /// Rows per step.
+        batch_size: usize = 16,
+        /// Micro-batches per step: less memory, the same result.
+        accumulate: usize = 1,
+        /// The multiplier over the run: `cosine`, `linear` or `constant`.
+        schedule: Schedule = Schedule::Cosine,
+        /// The share of steps over which the multiplier rises from zero, 0 to 1.
+        warmup: f64 = 0.0,
+        /// Epochs without a better held-out score before training stops; needs `valid_share`.
+        patience: Option<usize> = None,
+        /// The share of training rows held out for early stopping, 0 to 1.
+        valid_share: f64 = 0.0,
+        /// Whether rare classes weigh more in the loss.
+        class_balance: bool = false,
+        /// How the head starts: `zero` or `random`.
+        head: HeadStart = HeadStart::Zero,
+        /// Whether nothing may be fetched.
+        offline: bool = false,
+        /// The adapter: `adapter.method` and the method's own settings.
+        adapter: AdapterRecipe = AdapterRecipe::default(),
+        /// The optimiser: `optim.method` and the method's own settings.
+        optim: OptimRecipe = OptimRecipe::default(),
+        /// The gate.
+        gate: GateRecipe = GateRecipe::default(),
+    }
+}
+
+section! {
+    /// The adapter of a recipe.
+    AdapterRecipe "adapter." {
+        /// The method's name; `acclimate methods list` shows all.
+        method: String = "lora".to_owned(),
+        /// Where it goes: a word (`linear`, `norm`, `block`, `all`) or names of sites; without it the method's own choice.
+        targets: Option<Targets> = None,
+    } settings
+}
+
+section! {
+    /// The optimiser of a recipe.
+    OptimRecipe "optim." {
+        /// The method's name.
+        method: String = "dadapt_adam".to_owned(),
+        /// Weight decay, at least 0.
+        weight_decay: f64 = 0.0,
+        /// Largest gradient norm; 0 switches clipping off.
+        clip: f64 = 0.0,
+    } settings
+}
+
+section! {
+    /// The gate: what the patch is compared with before it is kept.
+    GateRecipe "gate." {
+        /// Folds of the cross-fitting inside the training rows; 0 keeps the patch unseen.
+        folds: usize = 3,
+    }
+}
+
+/// What is predicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Decided from the target column.
+    #[default]
+    Auto,
+    /// One class per row.
+    Classification,
+    /// Any number of labels per row.
+    MultiLabel,
+    /// A label per word.
+    TokenClassification,
+    /// A number per row.
+    Regression,
+    /// How alike two texts are, as a number.
+    Similarity,
+    /// Which second text belongs to the first.
+    Retrieval,
+}
+
+impl Recipe {
+    /// Every key of a recipe, except the methods' own settings.
+    pub fn keys() -> impl Iterator<Item = Key> {
+        let sections = ["adapter", "optim", "gate"];
+        let top = Self::KEYS.iter().filter(move |key| !sections.contains(&key.name));
+        top.chain(AdapterRecipe::KEYS).chain(OptimRecipe::KEYS).chain(GateRecipe::KEYS).copied()
+    }
+
+    /// A recipe from a TOML file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not TOML; unknown keys and bad values as in [`Recipe::from_table`].
+    pub fn read(file: &Path) -> Result<toml::Table> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        text.parse().map_err(|e: toml::de::Error| Error::format(file, format!("not a TOML recipe: {}", e.message())))
+    }
+
+    /// A recipe from a table of keys.
+    ///
+    /// # Errors
+    /// An unknown key (with the nearest valid ones) or a value of the wrong type or range.
+    pub fn from_table(table: &toml::Table) -> Result<Self> {
+        let known: Vec<&str> = Self::KEYS.iter().map(|key| key.name).collect();
+        for (name, value) in table {
+            if !known.contains(&name.as_str()) {
+                return Err(Error::unknown("recipe key", name, Self::keys().map(|key| key.name)));
+            }
+            if let ("gate", toml::Value::Table(gate)) = (name.as_str(), value) {
+                if let Some(key) = gate.keys().find(|key| !GateRecipe::KEYS.iter().any(|k| k.name[5..] == **key)) {
+                    return Err(Error::unknown("recipe key", &format!("gate.{key}"), GateRecipe::KEYS.iter().map(|k| k.name)));
+                }
+            }
+        }
+        let mut recipe = Self::default();
+        let mut merged = toml::Table::try_from(&recipe).map_err(|e| Error::Other(e.to_string()))?;
+        merged.extend(table.clone());
+        recipe = Self::deserialize(toml::Value::Table(merged)).map_err(|e| Error::Other(format!("recipe: {}", e.message())))?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        let shares = [("test_share", self.test_share), ("warmup", self.warmup), ("valid_share", self.valid_share)];
+        for (name, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return Err(Error::Other(format!("recipe: `{name}` must be at least 0 and below 1, got `{share}`")));
+            }
+        }
+        let counts = [("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", self.accumulate), ("max_length", self.max_length)];
+        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
+        }
+        if self.gate.folds == 1 {
+            return Err(Error::Other("recipe: `gate.folds` must be 0 (off) or at least 2, got `1`".to_owned()));
+        }
+        if self.patience.is_some() && self.valid_share == 0.0 {
+            return Err(Error::Other("recipe: `patience` needs rows to watch; set `valid_share`, such as 0.1".to_owned()));
+        }
+        if self.cuts.iter().any(|x| !x.is_finite()) || !self.cuts.is_sorted() {
+            return Err(Error::Other(format!("recipe: `cuts` must be ascending numbers, got `{:?}`", self.cuts)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> toml::Table {
+        text.parse().expect("test TOML")
+    }
+
+    #[test]
+    fn text_and_table_agree() {
+        let recipe = Recipe::from_table(&table("model = 'm'\ndata = 'd'\n[adapter]\nmethod = 'lora'\nrank = 4")).unwrap();
+        assert_eq!(recipe.adapter.settings["rank"].as_integer(), Some(4));
+        let again = Recipe::from_table(&toml::Table::try_from(&recipe).unwrap()).unwrap();
+        assert_eq!(recipe, again);
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        let error = Recipe::from_table(&table("epoch = 3")).unwrap_err().to_string();
+        assert!(error.starts_with("unknown recipe key `epoch`; the nearest are `epochs`"), "{error}");
+        let error = Recipe::from_table(&table("[gate]\nfold = 3")).unwrap_err().to_string();
+        assert!(error.contains("`gate.folds`"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_name_the_range() {
+        for (text, part) in [
+            ("test_share = 1.5", "`test_share` must be at least 0 and below 1"),
+            ("epochs = 0", "`epochs` must be at least 1"),
+            ("schedule = 'cosin'", "cosin"),
+            ("cuts = [1.0, 0.0]", "`cuts` must be ascending"),
+            ("patience = 2", "set `valid_share`"),
+        ] {
+            let error = Recipe::from_table(&table(text)).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

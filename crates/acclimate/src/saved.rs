@@ -1,0 +1,122 @@
+//! A patch folder with everything needed to use it: the patch, its task and how inputs are read.
+
+use crate::dataset::{self, Loaded, Opened};
+use crate::gate::{self, Score};
+use crate::recipe::Recipe;
+use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
+use crate::train::predict_all;
+use acclimate_core::{Error, Pass, Patch, Result, write_whole};
+use acclimate_data::{Assets, Columns, Examples, Inputs};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What `acclimate.json` in a patch folder says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The model's name, as the recipe gave it.
+    pub model: String,
+    /// The task.
+    pub task: TaskSpec,
+    /// Longest input in tokens.
+    pub max_length: usize,
+    /// SHA-256 of the model's weights.
+    pub fingerprint: String,
+}
+
+impl Saved {
+    /// What a run has to remember.
+    pub fn describe(recipe: &Recipe, task: &dyn Task, loaded: &Loaded) -> Self {
+        let model = match std::fs::canonicalize(&recipe.model) {
+            Ok(path) if !recipe.model.contains(':') => path.display().to_string(),
+            _ => recipe.model.clone(),
+        };
+        Self { model, task: task.spec(), max_length: recipe.max_length, fingerprint: loaded.model.fingerprint().to_owned() }
+    }
+
+    /// Writes the folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn write(&self, folder: &Path, patch: &Patch) -> Result<()> {
+        patch.save(folder)?;
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Other(e.to_string()))?;
+        write_whole(&folder.join("acclimate.json"), text.as_bytes())
+    }
+}
+
+/// A patched model that answers.
+pub struct Answering {
+    /// What the folder says.
+    pub saved: Saved,
+    /// The model.
+    pub loaded: Loaded,
+    /// The patch.
+    pub patch: Patch,
+    /// The task.
+    pub task: Box<dyn Task>,
+}
+
+impl Answering {
+    /// Opens a run folder or a patch folder. `model` replaces the name the patch was saved with.
+    ///
+    /// # Errors
+    /// A folder without a patch, a model that is gone, or another model than the patch was made for.
+    pub fn open(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
+        let inner = folder.join("patch");
+        let folder: PathBuf = if inner.is_dir() { inner } else { folder.to_owned() };
+        let file = folder.join("acclimate.json");
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        let saved: Saved = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
+        let assets = Assets::open(offline)?;
+        let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.max_length, &assets)?;
+        let patch = Patch::load(&folder, &loaded.model.like().1, &acclimate_peft::build)?;
+        patch.check_base(loaded.model.as_ref())?;
+        let task = saved.task.build();
+        Ok(Self { saved, loaded, patch, task })
+    }
+
+    /// Answers for inputs without labels.
+    ///
+    /// # Errors
+    /// Inputs of another kind than the model takes.
+    pub fn predict(&self, inputs: &Inputs) -> Result<Outputs> {
+        let (left, right) = self.loaded.encode(inputs, self.task.kind())?;
+        let data = Prepared { left, right, labels: None };
+        let rows: Vec<usize> = (0..data.left.len()).collect();
+        predict_all(self.loaded.model.as_ref(), self.task.as_ref(), &data, &rows, &Pass::new(&self.patch))
+    }
+
+    /// Scores labelled rows.
+    ///
+    /// # Errors
+    /// As [`Answering::predict`].
+    pub fn evaluate(&self, examples: &Examples, seed: u64) -> Result<(Score, Vec<(String, f64)>)> {
+        let outputs = self.predict(&examples.inputs)?;
+        let metrics = self.task.metrics(&outputs.iter().collect::<Vec<_>>(), &examples.labels);
+        Ok((gate::score(self.task.as_ref(), &outputs, &examples.labels, seed), metrics))
+    }
+
+    /// Reads labelled rows as the task wants them.
+    ///
+    /// # Errors
+    /// As [`Examples::read`].
+    pub fn labelled(&self, opened: &Opened) -> Result<Examples> {
+        Examples::read(&opened.table, &opened.columns, &self.saved.task.target())
+    }
+
+    /// Reads inputs alone; a target column is ignored.
+    ///
+    /// # Errors
+    /// As [`Inputs::read`].
+    pub fn inputs(&self, opened: &Opened) -> Result<Inputs> {
+        Inputs::read(&opened.table, &Columns { target: None, ..opened.columns.clone() })
+    }
+
+    /// Opens a table by name with a recipe's column names.
+    ///
+    /// # Errors
+    /// As [`dataset::open`].
+    pub fn open_table(name: &str, recipe: &Recipe) -> Result<Opened> {
+        dataset::open(name, recipe, &Assets::open(recipe.offline)?)
+    }
+}

@@ -1,0 +1,521 @@
+//! Tuning: from a recipe to a patch that is worth keeping, with a report of why.
+
+use crate::dataset::{self, Loaded, Parts};
+use crate::gate::{self, Candidate, FittedProbe, Score};
+use crate::recipe::Recipe;
+use crate::report::{self, CandidateRow, ExampleRow, Interval, Picture, Report, Section, Series, Tone};
+use crate::run::{Event, Manifest, RunFolder, default_folder, peak_memory_mib};
+use crate::saved::Saved;
+use crate::tasks::{Outputs, Prepared, Task};
+use crate::train::{History, Trainer, predict_all};
+use acclimate_core::{AnyOptimiser, Error, Model, Pass, Patch, Result, Rng, SiteKind, find, write_whole};
+use acclimate_data::{Assets, Examples, Inputs, Labels, split};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+/// Examples shown in the report.
+const SHOWN: usize = 12;
+
+/// A model, a task and rows, ready to be tuned.
+pub struct Session {
+    /// The model and what encodes its inputs.
+    pub loaded: Loaded,
+    /// The task.
+    pub task: Box<dyn Task>,
+    /// The rows as they were read.
+    pub parts: Parts,
+    /// Encoded training rows.
+    pub train: Prepared,
+    /// Encoded rows to report on.
+    pub test: Option<Prepared>,
+}
+
+/// One candidate of the gate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CandidateResult {
+    /// Who.
+    pub name: Candidate,
+    /// Its score inside the training rows, each row answered by a fit that has not seen it.
+    pub crossfit: Option<Score>,
+    /// Its score on the untouched rows.
+    pub test: Option<Score>,
+}
+
+/// What a run found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Where the run is.
+    pub folder: PathBuf,
+    /// Rows trained on.
+    pub train_rows: usize,
+    /// Rows reported on.
+    pub test_rows: usize,
+    /// The score's name.
+    pub metric: String,
+    /// All candidates, the cheapest first.
+    pub candidates: Vec<CandidateResult>,
+    /// Who was chosen inside the training rows.
+    pub chosen: Candidate,
+    /// Who stands for "before" in comparisons: the model's own answers, or the probe where it has none.
+    pub baseline: Candidate,
+    /// Test score of the chosen minus the baseline's, with its paired interval.
+    pub gain: Option<Score>,
+    /// Every number about the chosen on the untouched rows.
+    pub metrics: BTreeMap<String, f64>,
+    /// Trained numbers of the patch.
+    pub trained: usize,
+    /// What went wrong during training and what was done about it.
+    pub notes: Vec<String>,
+    /// The most memory held, in MiB.
+    pub peak_memory_mib: Option<f64>,
+}
+
+impl Session {
+    /// Opens everything a recipe names.
+    ///
+    /// # Errors
+    /// Anything wrong with the model, the data or the columns.
+    pub fn open(recipe: &Recipe) -> Result<Self> {
+        let assets = Assets::open(recipe.offline)?;
+        let opened = dataset::open(&recipe.data, recipe, &assets)?;
+        let (all, spec) = dataset::labelled(&opened, recipe)?;
+        let test = match &recipe.test {
+            Some(name) => {
+                let fixed = Recipe { task: spec.kind, classes: (!spec.names.is_empty()).then(|| spec.names.clone()), ..recipe.clone() };
+                Some(dataset::labelled(&dataset::open(name, recipe, &assets)?, &fixed)?.0)
+            }
+            None => None,
+        };
+        let loaded = Loaded::open(&recipe.model, recipe.max_length, &assets)?;
+        let parts = dataset::divide(all, test, recipe)?;
+        let task = dataset::fit_task(spec, &parts.train.labels, recipe.class_balance);
+        let train = loaded.prepare(&parts.train, task.kind())?;
+        let test = parts.test.as_ref().map(|test| loaded.prepare(test, task.kind())).transpose()?;
+        Ok(Self { loaded, task, parts, train, test })
+    }
+
+    fn model(&self) -> &dyn Model {
+        self.loaded.model.as_ref()
+    }
+
+    /// The patch before the first step.
+    ///
+    /// # Errors
+    /// An unknown method, a bad setting, or targets that match nothing.
+    pub fn start(&self, recipe: &Recipe) -> Result<Patch> {
+        let mut patch = Patch::new();
+        let adapter = acclimate_peft::build(&recipe.adapter.method, &recipe.adapter.settings)?;
+        let mut rng = Rng::new(recipe.seed, "patch", 0);
+        acclimate_peft::place(&mut patch, self.model(), &recipe.adapter.method, adapter, recipe.adapter.targets.as_ref(), &mut rng)?;
+        if let Some(outputs) = self.task.outputs().filter(|_| !gate::own_head(self.model(), self.task.as_ref())) {
+            patch.add_head(self.model(), outputs, recipe.head, &mut Rng::new(recipe.seed, "head", 0));
+        }
+        Ok(patch)
+    }
+
+    /// MiB that training is expected to hold: weights, patch with its optimiser state, and activations of a batch.
+    pub fn memory_estimate_mib(&self, recipe: &Recipe, patch: &Patch) -> f64 {
+        let rows = recipe.batch_size.div_ceil(recipe.accumulate);
+        let longest = self.train.left.lengths(&(0..self.train.left.len()).collect::<Vec<_>>()).into_iter().max().unwrap_or(1);
+        let positions = match self.model().image() {
+            Some([_, height, width]) => rows * height * width,
+            None => rows * longest,
+        };
+        let widths: usize =
+            self.model().sites().iter().filter(|site| site.kind != SiteKind::Embedding).map(|site| site.out + site.input.min(site.out)).sum();
+        let numbers = self.model().weights().count() + 7 * patch.params.count() + positions * widths;
+        numbers as f64 * 4.0 / f64::from(1 << 20)
+    }
+
+    fn manifest(&self, recipe: &Recipe) -> Manifest {
+        Manifest {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recipe: recipe.clone(),
+            model: self.model().fingerprint().to_owned(),
+            train: hash_examples(&self.parts.train),
+            test: self.parts.test.as_ref().map(hash_examples),
+            platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+fn hash_examples(examples: &Examples) -> String {
+    let digest = Sha256::digest(format!("{examples:?}").as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Builds an optimiser from a recipe's section.
+///
+/// # Errors
+/// An unknown method or a bad setting.
+pub fn optimiser(recipe: &Recipe) -> Result<Box<dyn AnyOptimiser>> {
+    find(acclimate_optim::METHODS, &recipe.optim.method)?.build(&recipe.optim.settings)
+}
+
+/// Answers of one fold, kept so that an interrupted run does not fit it again.
+#[derive(Serialize, Deserialize)]
+struct FoldAnswers {
+    probe: Option<Outputs>,
+    patch: Outputs,
+    notes: Vec<String>,
+}
+
+/// Runs a recipe to its end, or until `stop` is set; then nothing is returned and the same call goes on.
+///
+/// # Errors
+/// Anything wrong with the recipe, the model, the data, the numbers or the disk.
+pub fn tune(recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Summary>> {
+    let session = Session::open(recipe)?;
+    run(&session, recipe, stop, on)
+}
+
+/// As [`tune`], on rows that are open already.
+///
+/// # Errors
+/// As [`tune`].
+pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Summary>> {
+    let (model, task, data) = (session.model(), session.task.as_ref(), &session.train);
+    let optimiser = optimiser(recipe)?;
+    let patch = session.start(recipe)?;
+    let folder = RunFolder::open(recipe.out.as_deref().unwrap_or(&default_folder(recipe)), recipe)?;
+    folder.write_json("manifest.json", &session.manifest(recipe))?;
+    let (n, tested) = (data.left.len(), session.test.as_ref().map_or(0, |test| test.left.len()));
+    on(Event::Note(&format!(
+        "{n} rows to train on, {tested} untouched rows to report on; {} trained numbers; about {:.0} MiB expected",
+        patch.params.count(),
+        session.memory_estimate_mib(recipe, &patch)
+    )));
+    if data.left.truncated > 0 {
+        on(Event::Note(&format!("{} training rows are longer than {} tokens and were cut (`max_length`)", data.left.truncated, recipe.max_length)));
+    }
+    let trainer =
+        Trainer { model, task, data, recipe, optimiser: optimiser.as_ref(), build: &acclimate_peft::build, stop };
+    let labels = data.labels()?;
+    let all: Vec<usize> = (0..n).collect();
+    let mut notes = vec![];
+
+    // Inside the training rows: every row is answered by fits that have not seen it.
+    let mut crossfit: BTreeMap<Candidate, Outputs> = BTreeMap::new();
+    if recipe.gate.folds > 0 {
+        let folds = split::folds(&labels.strata(), recipe.gate.folds, recipe.seed)?;
+        let mut empty = |candidate| crossfit.insert(candidate, vec![vec![]; n]);
+        empty(Candidate::Unadapted);
+        empty(Candidate::Patch);
+        for (k, fold) in folds.iter().enumerate() {
+            let name = format!("checkpoints/fold-{k}/answers.json");
+            let answers = match folder.read_json::<FoldAnswers>(&name)? {
+                Some(answers) => answers,
+                None => {
+                    let stage = format!("fold {} of {}", k + 1, folds.len());
+                    let place = folder.file(&format!("checkpoints/fold-{k}"));
+                    let trained =
+                        trainer.train(patch.clone(), &fold.train, &[], &stage, Some(&place), &mut |progress| on(Event::Step(progress)))?;
+                    if trained.interrupted {
+                        return Ok(None);
+                    }
+                    let probe = FittedProbe::new(model, task, data, &fold.train, recipe.seed)?;
+                    let answers = FoldAnswers {
+                        probe: probe.map(|probe| probe.predict(model, task, data, &fold.held_out)).transpose()?,
+                        patch: predict_all(model, task, data, &fold.held_out, &Pass::new(&trained.patch))?,
+                        notes: trained.history.notes.iter().map(|note| format!("{stage}: {note}")).collect(),
+                    };
+                    folder.write_json(&name, &answers)?;
+                    answers
+                }
+            };
+            notes.extend(answers.notes);
+            let before = gate::unadapted(model, task, data, &fold.held_out, &labels.select(&fold.train))?;
+            let mut put = |candidate: Candidate, outputs: Outputs| {
+                let all = crossfit.entry(candidate).or_insert_with(|| vec![vec![]; n]);
+                fold.held_out.iter().zip(outputs).for_each(|(&row, output)| all[row] = output);
+            };
+            put(Candidate::Unadapted, before);
+            put(Candidate::Patch, answers.patch);
+            if let Some(probe) = answers.probe {
+                put(Candidate::Probe, probe);
+            }
+        }
+    }
+    let inside: Vec<(Candidate, Score)> = crossfit.iter().map(|(c, outputs)| (*c, gate::score(task, outputs, labels, recipe.seed))).collect();
+    let chosen = if inside.is_empty() { Candidate::Patch } else { gate::choose(&inside) };
+
+    // The final fit on all training rows.
+    let (train_rows, valid_rows) = if recipe.valid_share > 0.0 {
+        let split = split::stratified(&labels.strata(), recipe.valid_share, recipe.seed)?;
+        (split.train, split.held_out)
+    } else {
+        (all.clone(), vec![])
+    };
+    let place = folder.file("checkpoints/final");
+    let trained = trainer.train(patch, &train_rows, &valid_rows, "final", Some(&place), &mut |progress| on(Event::Step(progress)))?;
+    if trained.interrupted {
+        return Ok(None);
+    }
+    notes.extend(trained.history.notes.clone());
+    let probe = FittedProbe::new(model, task, data, &all, recipe.seed)?;
+    let keep = match (chosen, &probe) {
+        (Candidate::Unadapted, _) => Patch::new(),
+        (Candidate::Probe, Some(probe)) => probe.patch(model),
+        _ => trained.patch.clone(),
+    };
+
+    // On the untouched rows.
+    let mut outside: BTreeMap<Candidate, Outputs> = BTreeMap::new();
+    if let Some(test) = &session.test {
+        let rows: Vec<usize> = (0..test.left.len()).collect();
+        outside.insert(Candidate::Unadapted, gate::unadapted(model, task, test, &rows, labels)?);
+        if let Some(probe) = &probe {
+            outside.insert(Candidate::Probe, probe.predict(model, task, test, &rows)?);
+        }
+        outside.insert(Candidate::Patch, predict_all(model, task, test, &rows, &Pass::new(&trained.patch))?);
+    }
+    let baseline = if gate::own_head(model, task) || probe.is_none() { Candidate::Unadapted } else { Candidate::Probe };
+    let test_labels = session.test.as_ref().map(|test| test.labels()).transpose()?;
+    let candidates = [Candidate::Unadapted, Candidate::Probe, Candidate::Patch]
+        .into_iter()
+        .filter(|c| crossfit.contains_key(c) || outside.contains_key(c))
+        .map(|name| CandidateResult {
+            name,
+            crossfit: inside.iter().find(|(c, _)| *c == name).map(|(_, score)| *score),
+            test: outside.get(&name).zip(test_labels).map(|(outputs, labels)| gate::score(task, outputs, labels, recipe.seed)),
+        })
+        .collect();
+    let gain = test_labels.and_then(|labels| {
+        let (after, before) = (outside.get(&chosen)?, outside.get(&baseline)?);
+        Some(gate::difference(task, after, before, labels, recipe.seed))
+    });
+    let metrics = test_labels.and_then(|labels| {
+        let outputs = outside.get(&chosen)?;
+        Some(task.metrics(&outputs.iter().collect::<Vec<_>>(), labels).into_iter().collect())
+    });
+    let summary = Summary {
+        folder: folder.path().to_owned(),
+        train_rows: n,
+        test_rows: tested,
+        metric: task.metric().to_owned(),
+        candidates,
+        chosen,
+        baseline,
+        gain,
+        metrics: metrics.unwrap_or_default(),
+        trained: keep.params.count(),
+        notes,
+        peak_memory_mib: peak_memory_mib(),
+    };
+    Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep)?;
+    write_metrics(&folder, &trained.history)?;
+    let page = page(session, recipe, &summary, &trained.history, &outside);
+    page.write(folder.file("report.html")).map_err(|e| Error::io(folder.file("report.html"), e))?;
+    folder.write_json("result.json", &summary)?;
+    let checkpoints = folder.file("checkpoints");
+    std::fs::remove_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
+    Ok(Some(summary))
+}
+
+fn write_metrics(folder: &RunFolder, history: &History) -> Result<()> {
+    let lines: Vec<String> = history.steps.iter().filter_map(|line| serde_json::to_string(line).ok()).collect();
+    write_whole(&folder.file("metrics.jsonl"), (lines.join("\n") + "\n").as_bytes())
+}
+
+/// A score between 0 and 1 as a number of hundredths.
+fn points(score: Score) -> (f64, Option<Interval>) {
+    (100.0 * score.value, Some(Interval { low: 100.0 * score.low, high: 100.0 * score.high }))
+}
+
+/// The course of a run as charts.
+pub(crate) fn curves(history: &History) -> Vec<Section> {
+    let points = |f: &dyn Fn(&crate::train::StepLine) -> Option<f64>| -> Vec<(f64, f64)> {
+        history.steps.iter().filter_map(|line| Some((line.step as f64, f(line)?))).collect()
+    };
+    let mut smooth = f64::NAN;
+    let average: Vec<(f64, f64)> = history
+        .steps
+        .iter()
+        .map(|line| {
+            smooth = if smooth.is_nan() { line.loss } else { 0.9 * smooth + 0.1 * line.loss };
+            (line.step as f64, smooth)
+        })
+        .collect();
+    let mut sections = vec![Section::Curves {
+        title: "Loss".to_owned(),
+        note: "Training loss per batch, and its running average.".to_owned(),
+        x: "step".to_owned(),
+        y: "loss".to_owned(),
+        log_y: false,
+        series: vec![
+            Series { name: "batch".to_owned(), points: points(&|line| Some(line.loss)), emphasis: false },
+            Series { name: "average".to_owned(), points: average, emphasis: true },
+        ],
+    }];
+    let logged = |name: &str| points(&|line| line.log.iter().find(|(n, _)| n == name).map(|(_, x)| *x));
+    let d = logged("d");
+    if !d.is_empty() {
+        let rate: Vec<(f64, f64)> =
+            history.steps.iter().filter_map(|line| Some((line.step as f64, line.multiplier * line.log.iter().find(|(n, _)| n == "d")?.1))).collect();
+        sections.push(Section::Curves {
+            title: "The rate that found itself".to_owned(),
+            note: "D-Adaptation's estimate d of the distance to the solution, and the rate used: d times the schedule's multiplier.".to_owned(),
+            x: "step".to_owned(),
+            y: "d".to_owned(),
+            log_y: true,
+            series: vec![
+                Series { name: "d".to_owned(), points: d, emphasis: true },
+                Series { name: "rate".to_owned(), points: rate.into_iter().filter(|(_, y)| *y > 0.0).collect(), emphasis: false },
+            ],
+        });
+    }
+    if !history.valid.is_empty() {
+        sections.push(Section::Curves {
+            title: "Held-out score".to_owned(),
+            note: "On the rows set aside for early stopping.".to_owned(),
+            x: "epoch".to_owned(),
+            y: "score".to_owned(),
+            log_y: false,
+            series: vec![Series {
+                name: "score".to_owned(),
+                points: history.valid.iter().map(|(epoch, score)| (*epoch as f64, *score)).collect(),
+                emphasis: true,
+            }],
+        });
+    }
+    sections
+}
+
+fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History, outside: &BTreeMap<Candidate, Outputs>) -> Report {
+    let task = session.task.as_ref();
+    let detail = |candidate: Candidate| match candidate {
+        Candidate::Unadapted if gate::own_head(session.model(), task) || task.outputs().is_none() => "the model as it is",
+        Candidate::Unadapted => "no head for this task: the most common answer",
+        Candidate::Probe => "a linear model on the frozen features",
+        Candidate::Patch => "the trained patch",
+    };
+    let mut sections = vec![];
+    let rows = |score: &dyn Fn(&CandidateResult) -> Option<Score>| -> Vec<CandidateRow> {
+        let row = |result: &CandidateResult| {
+            let (score, interval) = points(score(result)?);
+            Some(CandidateRow {
+                name: result.name.name().to_owned(),
+                detail: detail(result.name).to_owned(),
+                score,
+                interval,
+                chosen: result.name == summary.chosen,
+            })
+        };
+        summary.candidates.iter().filter_map(row).collect()
+    };
+    let unit = format!("{}, %", summary.metric);
+    if summary.test_rows > 0 {
+        sections.push(Section::Candidates {
+            title: "On untouched rows".to_owned(),
+            note: format!("{} rows that nothing was fitted or chosen on. Bars are 95 % bootstrap intervals.", summary.test_rows),
+            score: unit.clone(),
+            rows: rows(&|result| result.test),
+        });
+    }
+    sections.push(Section::Candidates {
+        title: "Why this one was chosen".to_owned(),
+        note: format!(
+            "Inside the {} training rows, each row answered by fits that had not seen it ({} folds). The highest score is kept; a tie goes to the cheaper candidate.",
+            summary.train_rows, recipe.gate.folds
+        ),
+        score: unit,
+        rows: rows(&|result| result.crossfit),
+    });
+    sections.extend(curves(history));
+    let test = session.test.as_ref().zip(session.parts.test.as_ref());
+    if let (Some((data, examples)), Some(before), Some(after)) = (test, outside.get(&summary.baseline), outside.get(&summary.chosen)) {
+        if let Labels::Classes { names, index } = &examples.labels {
+            let matrix = |outputs: &Outputs| {
+                let said: Vec<usize> = outputs.iter().map(|o| task.class(o).unwrap_or(0)).collect();
+                let counts = acclimate_data::metrics::confusion(index, &said, names.len());
+                counts.into_iter().map(|row| row.into_iter().map(|n| n as u64).collect()).collect::<Vec<Vec<u64>>>()
+            };
+            sections.push(Section::Confusion { title: "Confusion".to_owned(), labels: names.clone(), before: Some(matrix(before)), after: matrix(after) });
+            let changed = (0..index.len()).filter(|&row| task.class(&before[row]) != task.class(&after[row]));
+            let examples = changed.take(SHOWN).map(|row| example(task, data, examples, row, &before[row], &after[row], index[row], names));
+            sections.push(Section::Examples {
+                title: "Answers that changed".to_owned(),
+                note: format!("From {} to {}, the first {SHOWN} of the untouched rows.", summary.baseline.name(), summary.chosen.name()),
+                rows: examples.collect(),
+            });
+        }
+    }
+    if !summary.metrics.is_empty() {
+        sections.push(Section::Facts {
+            title: "All numbers on the untouched rows".to_owned(),
+            rows: summary.metrics.iter().map(|(name, x)| (name.clone(), format!("{x:.4}"))).collect(),
+        });
+    }
+    if !summary.notes.is_empty() {
+        sections.push(Section::Text { title: "What happened on the way".to_owned(), paragraphs: summary.notes.clone() });
+    }
+    sections.push(Section::Facts {
+        title: "The run".to_owned(),
+        rows: vec![
+            ("model".to_owned(), recipe.model.clone()),
+            ("data".to_owned(), recipe.data.clone()),
+            ("adapter".to_owned(), recipe.adapter.method.clone()),
+            ("optimiser".to_owned(), recipe.optim.method.clone()),
+            ("trained numbers".to_owned(), summary.trained.to_string()),
+            ("epochs, batch size".to_owned(), format!("{}, {}", recipe.epochs, recipe.batch_size)),
+            ("seed".to_owned(), recipe.seed.to_string()),
+            ("peak memory".to_owned(), summary.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB"))),
+        ],
+    });
+    Report {
+        title: format!("{} on {}", recipe.model, recipe.data),
+        subtitle: format!("{} rows to train on, {} untouched rows", summary.train_rows, summary.test_rows),
+        verdict: verdict(summary),
+        sections,
+    }
+}
+
+/// The report's first sentence.
+pub(crate) fn verdict(summary: &Summary) -> report::Verdict {
+    let Some(gain) = summary.gain else {
+        return report::Verdict {
+            chosen: summary.chosen.name().to_owned(),
+            gain: None,
+            interval: None,
+            sentence: format!("The {} was chosen inside the training rows; no rows were held out to show by how much.", summary.chosen.name()),
+            tone: Tone::Neutral,
+        };
+    };
+    if summary.chosen == summary.baseline {
+        return report::Verdict {
+            chosen: summary.chosen.name().to_owned(),
+            gain: Some(0.0),
+            interval: None,
+            sentence: format!("The {} is kept: nothing trained scored higher inside the training rows.", summary.chosen.name()),
+            tone: Tone::Neutral,
+        };
+    }
+    let (gain, interval) = points(gain);
+    report::Verdict::compare(summary.chosen.name(), gain, interval)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one row of a table, used once")]
+fn example(task: &dyn Task, data: &Prepared, examples: &Examples, row: usize, before: &[f64], after: &[f64], truth: usize, names: &[String]) -> ExampleRow {
+    let text = match &examples.inputs {
+        Inputs::Texts(texts) => Some(texts[row].clone()),
+        Inputs::Pairs(pairs) => Some(format!("{}  ·  {}", pairs[row].0, pairs[row].1)),
+        Inputs::Words(words) => Some(words[row].join(" ")),
+        Inputs::Images(_) | Inputs::Features { .. } => None,
+    };
+    let good = match (task.class(before) == Some(truth), task.class(after) == Some(truth)) {
+        (false, true) => Some(true),
+        (true, false) => Some(false),
+        _ => None,
+    };
+    ExampleRow { text, picture: picture(data, row), truth: Some(names[truth].clone()), before: task.describe(before), after: task.describe(after), good }
+}
+
+/// The first channel of an image row.
+pub(crate) fn picture(data: &Prepared, row: usize) -> Option<Picture> {
+    let ([_, height, width], pixels) = data.left.pixels(row)?;
+    Some(Picture::from_values(width as u32, height as u32, &pixels[..height * width], 0.0, 1.0))
+}
