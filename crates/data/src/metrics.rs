@@ -4,7 +4,6 @@
 //! of nothing) is NaN. Truth and prediction have one entry per row, and functions panic when their lengths differ.
 
 use acclimate_core::Rng;
-use rand::RngExt;
 
 fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let (mut sum, mut count) = (0.0, 0.0);
@@ -308,7 +307,7 @@ pub fn bootstrap(rows: usize, draws: usize, level: f64, seed: u64, mut score: im
     let mut values = Vec::with_capacity(draws);
     for draw in 0..draws {
         let mut rng = Rng::new(seed, "data.bootstrap", draw as u64);
-        sample.iter_mut().for_each(|row| *row = rng.random_range(0..rows));
+        sample.iter_mut().for_each(|row| *row = rng.below(rows));
         values.push(score(&sample));
     }
     values.retain(|value| !value.is_nan());
@@ -484,7 +483,7 @@ mod tests {
         let mut covered = 0;
         for seed in 0..200 {
             let mut rng = Rng::new(seed, "test", 0);
-            let values: Vec<f64> = (0..60).map(|_| rng.random::<f64>()).collect();
+            let values: Vec<f64> = (0..60).map(|_| rng.uniform()).collect();
             let got = bootstrap(60, 200, 0.9, seed, |rows| mean(rows.iter().map(|&row| values[row])));
             assert!(got.low <= got.estimate && got.estimate <= got.high);
             covered += usize::from(got.low <= 0.5 && 0.5 <= got.high);

@@ -3,7 +3,6 @@
 //! Rows are given by position. A stratum is the class of a row, or anything else that should be spread evenly.
 
 use acclimate_core::{Error, Result, Rng};
-use rand::seq::SliceRandom;
 
 /// Rows for training and rows held out: disjoint, together all rows, both ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ fn shuffled(strata: &[usize], seed: u64, purpose: &str) -> Vec<Vec<usize>> {
     }
     let mut rng = Rng::new(seed, purpose, 0);
     let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
-    groups.iter_mut().for_each(|group| group.shuffle(&mut rng));
+    groups.iter_mut().for_each(|group| rng.shuffle(group));
     groups
 }
 
@@ -163,13 +162,13 @@ pub fn buckets(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64) -> V
     assert!(batch_size > 0, "a batch holds at least one row");
     let mut rng = Rng::new(seed, "data.buckets", epoch);
     let mut rows: Vec<usize> = (0..lengths.len()).collect();
-    rows.shuffle(&mut rng);
+    rng.shuffle(&mut rows);
     let mut batches = Vec::new();
     for pool in rows.chunks_mut(batch_size.saturating_mul(POOL)) {
         pool.sort_by_key(|&row| lengths[row]);
         batches.extend(pool.chunks(batch_size).map(<[usize]>::to_vec));
     }
-    batches.shuffle(&mut rng);
+    rng.shuffle(&mut batches);
     batches
 }
 

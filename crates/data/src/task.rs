@@ -37,6 +37,8 @@ pub struct Columns {
     pub image: Option<String>,
     /// Numeric columns, in the order of the features; excludes the others.
     pub features: Vec<String>,
+    /// What features are divided by, such as 255 for the bytes of pixels.
+    pub divide_by: Option<f32>,
     /// The target.
     pub target: Option<String>,
 }
@@ -142,7 +144,7 @@ impl Inputs {
     /// No column of a usual name, an unknown column, an empty cell or a feature that is no finite number.
     pub fn read(table: &Table, columns: &Columns) -> Result<Self> {
         if !columns.features.is_empty() {
-            return features(table, &columns.features);
+            return features(table, &columns.features, columns.divide_by);
         }
         let (words, image) = (found(table, &columns.words, &WORDS_NAMES), found(table, &columns.image, &IMAGE_NAMES));
         let named = columns.words.is_some() || columns.image.is_some();
@@ -331,10 +333,15 @@ fn no_column(table: &Table, what: &str, key: &str, tried: &[&str]) -> Error {
     Error::format(&table.file, what)
 }
 
-fn features(table: &Table, names: &[String]) -> Result<Inputs> {
+fn features(table: &Table, names: &[String], divide_by: Option<f32>) -> Result<Inputs> {
+    let by = divide_by.unwrap_or(1.0);
+    if !(by.is_finite() && by > 0.0) {
+        let (value, why) = (by.to_string(), "must be positive".to_owned());
+        return Err(Error::Param { method: "features", param: "divide_by", value, why });
+    }
     let columns = names.iter().map(|name| table.numbers(name)).collect::<Result<Vec<_>>>()?;
     #[expect(clippy::cast_possible_truncation, reason = "models work in f32")]
-    let row = |row| columns.iter().map(move |column: &Vec<f64>| column[row] as f32);
+    let row = |row| columns.iter().map(move |column: &Vec<f64>| column[row] as f32 / by);
     Ok(Inputs::Features { width: names.len(), values: (0..table.len()).flat_map(row).collect() })
 }
 

@@ -1,0 +1,246 @@
+//! Text to token ids, with a `tokenizer.json`.
+
+use std::path::{Path, PathBuf};
+
+use acclimate_core::{Error, Result};
+use tokenizers::{EncodeInput, Encoding, PostProcessor, TruncationParams};
+
+/// A tokeniser that cuts every row to a stated length.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    file: PathBuf,
+    inner: tokenizers::Tokenizer,
+    max_length: usize,
+    pad_id: u32,
+}
+
+/// The tokens of one row, special tokens included, without padding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// 0 for the first text of a pair, 1 for the second.
+    pub type_ids: Vec<u32>,
+    /// For each token the word it is part of, counted from zero; none for special tokens. Filled by
+    /// [`Tokenizer::words`] alone, and empty otherwise.
+    pub words: Vec<Option<usize>>,
+}
+
+/// The tokens of several rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The rows, in the order given.
+    pub rows: Vec<TokenRow>,
+    /// How many rows were longer than the tokeniser's length and lost their end.
+    pub truncated: usize,
+}
+
+/// Rows padded at the right to one width, row after row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Padded {
+    /// Tokens per row.
+    pub width: usize,
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// 0 for the first text of a pair and for padding, 1 for the second.
+    pub type_ids: Vec<u32>,
+    /// True for tokens, false for padding.
+    pub mask: Vec<bool>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`; rows are cut to `max_length` tokens, special tokens included. Lengths and padding that
+    /// the file states are not used.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no tokeniser, or a length that leaves no room beside the special tokens.
+    pub fn from_file(file: &Path, max_length: usize) -> Result<Self> {
+        let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        Self::from_bytes(file, &bytes, max_length)
+    }
+
+    /// As [`Tokenizer::from_file`], from bytes; `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_bytes(name: impl Into<PathBuf>, bytes: &[u8], max_length: usize) -> Result<Self> {
+        let file = name.into();
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| Error::format(&file, format!("is not a tokenizer.json of a known kind: {e}")))?;
+        let least = inner.get_post_processor().map_or(0, |ends| ends.added_tokens(true)) + 1;
+        if max_length <= least {
+            return Err(Error::Param {
+                method: "tokenizer",
+                param: "max_length",
+                value: max_length.to_string(),
+                why: format!("must be more than {least}, to hold the special tokens and a token of each text"),
+            });
+        }
+        let named = || ["[PAD]", "<pad>", "<|endoftext|>"].iter().find_map(|token| inner.token_to_id(token));
+        let pad_id = inner.get_padding().map(|padding| padding.pad_id).or_else(named).unwrap_or(0);
+        inner.with_padding(None);
+        let truncation = TruncationParams { max_length, stride: 0, ..TruncationParams::default() };
+        inner.with_truncation(Some(truncation)).map_err(|e| Error::format(&file, e.to_string()))?;
+        Ok(Self { file, inner, max_length, pad_id })
+    }
+
+    /// Most tokens of a row.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The id that fills rows up.
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
+    }
+
+    /// Number of different tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token, such as `[MASK]`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Encodes texts with special tokens, in parallel and in the order given.
+    ///
+    /// # Errors
+    /// A text that the tokeniser cannot encode.
+    pub fn texts<S: AsRef<str>>(&self, texts: &[S]) -> Result<Encoded> {
+        self.encode(texts.iter().map(|text| text.as_ref().into()).collect(), false)
+    }
+
+    /// Encodes pairs of texts with special tokens; the longer of the two is cut first.
+    ///
+    /// # Errors
+    /// A text that the tokeniser cannot encode.
+    pub fn pairs<S: AsRef<str>>(&self, pairs: &[(S, S)]) -> Result<Encoded> {
+        self.encode(pairs.iter().map(|(first, second)| (first.as_ref(), second.as_ref()).into()).collect(), false)
+    }
+
+    /// Encodes rows of words and says which token belongs to which word.
+    ///
+    /// # Errors
+    /// A word that the tokeniser cannot encode.
+    pub fn words(&self, rows: &[Vec<String>]) -> Result<Encoded> {
+        self.encode(rows.iter().map(|words| words.as_slice().into()).collect(), true)
+    }
+
+    fn encode(&self, rows: Vec<EncodeInput<'_>>, words: bool) -> Result<Encoded> {
+        let encodings =
+            self.inner.encode_batch_fast(rows, true).map_err(|e| Error::format(&self.file, e.to_string()))?;
+        let truncated = encodings.iter().filter(|encoding| !encoding.get_overflowing().is_empty()).count();
+        let row = |encoding: &Encoding| TokenRow {
+            ids: encoding.get_ids().to_vec(),
+            type_ids: encoding.get_type_ids().to_vec(),
+            words: match words {
+                true => encoding.get_word_ids().iter().map(|word| word.map(|word| word as usize)).collect(),
+                false => Vec::new(),
+            },
+        };
+        Ok(Encoded { rows: encodings.iter().map(row).collect(), truncated })
+    }
+
+    /// The text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// Ids that the tokeniser cannot decode.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|e| Error::format(&self.file, e.to_string()))
+    }
+
+    /// The rows at `index` padded to the longest of them.
+    ///
+    /// # Panics
+    /// If an index is out of range.
+    pub fn pad(&self, rows: &[TokenRow], index: &[usize]) -> Padded {
+        let width = index.iter().map(|&row| rows[row].ids.len()).max().unwrap_or(0);
+        let mut padded = Padded { width, ..Padded::default() };
+        for (place, row) in index.iter().map(|&row| &rows[row]).enumerate() {
+            padded.ids.extend(&row.ids);
+            padded.type_ids.extend(&row.type_ids);
+            padded.mask.extend(row.ids.iter().map(|_| true));
+            let filled = (place + 1) * width;
+            padded.ids.resize(filled, self.pad_id);
+            padded.type_ids.resize(filled, 0);
+            padded.mask.resize(filled, false);
+        }
+        padded
+    }
+}
+
+impl TokenRow {
+    /// Labels of words as labels of tokens: the first token of a word bears its label, the others none.
+    ///
+    /// # Panics
+    /// If a word has no label.
+    pub fn token_labels(&self, labels: &[usize]) -> Vec<Option<usize>> {
+        let mut last = None;
+        let mut first_of = |&word: &Option<usize>| {
+            let label = word.filter(|_| word != last).map(|word| labels[word]);
+            last = word;
+            label
+        };
+        self.words.iter().map(&mut first_of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r###"{"version": "1.0", "truncation": null,
+        "padding": {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": null, "pad_id": 9,
+            "pad_type_id": 0, "pad_token": "[PAD]"},
+        "added_tokens": [], "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "good": 3, "film": 4, "##s": 5, "bad": 6, "[PAD]": 9}}}"###;
+
+    fn tokenizer(max_length: usize) -> Result<Tokenizer> {
+        Tokenizer::from_bytes("tokenizer.json", FILE.as_bytes(), max_length)
+    }
+
+    #[test]
+    fn long_rows_are_cut_and_counted() {
+        let encoded = tokenizer(5).unwrap().texts(&["Good films", "good good bad films"]).unwrap();
+        assert_eq!(encoded.rows[0].ids, [1, 3, 4, 5, 2]);
+        assert_eq!(encoded.rows[1].ids, [1, 3, 3, 6, 2]);
+        assert_eq!(encoded.truncated, 1);
+        let error = tokenizer(4).unwrap_err().to_string();
+        assert!(error.starts_with("tokenizer: `max_length` must be more than 4"), "{error}");
+    }
+
+    #[test]
+    fn pairs_are_told_apart_and_padded() {
+        let tokenizer = tokenizer(8).unwrap();
+        let encoded = tokenizer.pairs(&[("good", "bad film"), ("bad", "bad")]).unwrap();
+        assert_eq!(encoded.rows[0].ids, [1, 3, 2, 6, 4, 2]);
+        assert_eq!(encoded.rows[0].type_ids, [0, 0, 0, 1, 1, 1]);
+        let padded = tokenizer.pad(&encoded.rows, &[1, 0]);
+        assert_eq!(padded.width, 6);
+        assert_eq!(padded.ids, [1, 6, 2, 6, 2, 9, 1, 3, 2, 6, 4, 2]);
+        assert_eq!(padded.mask.iter().filter(|&&token| !token).count(), 1);
+        assert_eq!(tokenizer.pad(&encoded.rows, &[]), Padded::default());
+        assert_eq!(tokenizer.decode(&[3, 4, 5]).unwrap(), "good films");
+    }
+
+    #[test]
+    fn tokens_find_their_words() {
+        let rows = [["films", "good", "films"].map(str::to_owned).to_vec()];
+        let encoded = tokenizer(9).unwrap().words(&rows).unwrap();
+        let row = &encoded.rows[0];
+        assert_eq!(row.words, [None, Some(0), Some(0), Some(1), Some(2), Some(2), None]);
+        assert_eq!(row.token_labels(&[7, 8, 9]), [None, Some(7), None, Some(8), Some(9), None, None]);
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let error = Tokenizer::from_bytes("tokenizer.json", b"{}", 8).unwrap_err().to_string();
+        assert!(error.starts_with("tokenizer.json: is not a tokenizer.json of a known kind"), "{error}");
+    }
+}
