@@ -83,6 +83,16 @@ pub trait Model: Send + Sync {
     /// When a tensor is missing or has another shape.
     fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>>;
 
+    /// Outputs of the model's own head, where it has one.
+    fn outputs(&self) -> Option<usize> {
+        None
+    }
+
+    /// Channels, height and width of the images it takes, where it takes images.
+    fn image(&self) -> Option<[usize; 3]> {
+        None
+    }
+
     /// Number type and device of the weights.
     fn like(&self) -> (DType, Device) {
         crate::patch::like_of(self.weights())
