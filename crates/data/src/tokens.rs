@@ -129,8 +129,11 @@ impl Tokenizer {
     }
 
     fn encode(&self, rows: Vec<EncodeInput<'_>>, words: bool) -> Result<Encoded> {
-        let encodings =
-            self.inner.encode_batch_fast(rows, true).map_err(|e| Error::format(&self.file, e.to_string()))?;
+        let encodings = match words {
+            true => self.inner.encode_batch(rows, true),
+            false => self.inner.encode_batch_fast(rows, true),
+        };
+        let encodings = encodings.map_err(|e| Error::format(&self.file, e.to_string()))?;
         let truncated = encodings.iter().filter(|encoding| !encoding.get_overflowing().is_empty()).count();
         let row = |encoding: &Encoding| TokenRow {
             ids: encoding.get_ids().to_vec(),
