@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 /// The vector instructions to use. A value exists only for a level this processor has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Level(pub(crate) Kind);
+pub(crate) struct Level(Kind);
 
 /// What a [`Level`] stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,11 @@ impl Level {
         levels
     }
 
+    /// What to match on.
+    pub(crate) fn kind(self) -> Kind {
+        self.0
+    }
+
     /// The best level, at most what `ACCLIMATE_SIMD` names; an unknown name caps nothing.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
@@ -71,7 +76,7 @@ macro_rules! vectorised {
             fn avx2($($arg: $kind),*) {
                 $body::<true>($($arg),*)
             }
-            match level.0 {
+            match level.kind() {
                 $crate::simd::Kind::Portable => $body::<{ $crate::simd::PORTABLE_FMA }>($($arg),*),
                 // SAFETY: a `Level` of this kind exists only where the processor has all these features.
                 #[cfg(target_arch = "x86_64")]

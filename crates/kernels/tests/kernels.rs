@@ -1,5 +1,7 @@
 //! Kernels against the same formulas composed of Burn operations in f64, and those against differences and known numbers.
 
+#![allow(clippy::unwrap_used)] // a missing gradient or value is what these tests look for
+
 use acclimate_kernels::{attention, composed, gelu, gelu_tanh, layer_norm};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -312,7 +314,7 @@ fn composed_gradients_agree_with_differences() {
     let (_, grads) = attention_outcome(composed::attention, inputs.clone(), mask.clone(), 2, [true; 3]);
     for which in 0..3 {
         let wanted = grads[which].as_ref().unwrap();
-        for at in 0..wanted.len() {
+        for (at, wanted) in wanted.iter().enumerate() {
             let run = |by| {
                 let mut inputs = inputs.clone();
                 inputs[which] = shifted(&inputs[which], at, by);
@@ -320,7 +322,7 @@ fn composed_gradients_agree_with_differences() {
                 objective(composed::attention(q, k, v, mask.clone(), 2))
             };
             let slope = (run(step) - run(-step)) / (2.0 * step);
-            assert!((slope - wanted[at]).abs() < 1e-7, "attention {which}[{at}]: {slope}, not {}", wanted[at]);
+            assert!((slope - wanted).abs() < 1e-7, "attention {which}[{at}]: {slope}, not {wanted}");
         }
     }
     let x = random([1, 3, 5], 2.0, 1, kind);
@@ -366,4 +368,19 @@ fn a_tracked_input_beside_an_untracked_autodiff_one() {
         (values(out), vec![Some(values(q.grad(&grads).unwrap()))])
     };
     assert_outcomes("mixed", &run(DType::F32), &run(DType::F64), 1e-5);
+}
+
+/// Under gradient checkpointing inputs may be computed again before a backward pass.
+#[test]
+fn gradients_are_the_same_under_checkpointing() {
+    let device = Device::flex().autodiff();
+    let run = |device: &Device| {
+        let x = Tensor::<3>::from_data(random([2, 9, 24], 2.0, 1, DType::F32).into_data(), device).require_grad();
+        let (scale, mask) = (Tensor::ones([24], &Device::flex()), Tensor::zeros([2, 9], &Device::flex()));
+        let y = layer_norm(gelu(x.clone() * 2.0) + 1.0, scale, Tensor::zeros([24], &Device::flex()), 1e-5);
+        let out = attention(y.clone() * 3.0, y.clone(), y, mask, 2);
+        let grads = (out.clone() * out.clone() * out.clone()).sum().backward();
+        (values(out), vec![Some(values(x.grad(&grads).unwrap()))])
+    };
+    assert_outcomes("checkpointing", &run(&device.clone().gradient_checkpointing()), &run(&device), 1e-6);
 }
