@@ -282,6 +282,7 @@ pub(crate) mod tests {
             }],
             needs: &[Need::Gradients],
             promises: &[Promise::LearningRateFree],
+            targets: &[],
             waivers: &[],
             file: "crates/optim/src/dog.rs",
             line: 9,

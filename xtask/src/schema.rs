@@ -1,5 +1,6 @@
 //! The JSON schema of recipes, for editors: the recipe's own keys, and one alternative per method where a method is named.
-use acclimate::{AdapterRecipe, CardView, Family, GateRecipe, Key, OptimRecipe, Recipe};
+use acclimate::recipe::{AdapterRecipe, GateRecipe, Key, OptimRecipe, Recipe};
+use acclimate::{CardView, Family};
 use acclimate_core::ParamInfo;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
