@@ -5,6 +5,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// What a model is fed.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful live at a time")]
 pub enum Inputs {
     /// Token numbers and what goes with them.
     Tokens(Tokens),
