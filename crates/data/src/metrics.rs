@@ -333,7 +333,6 @@ pub fn paired_bootstrap(
 }
 
 /// The value that a share of sorted values lies below, interpolated; NaN for none.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place among the values")]
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = share * last as f64;

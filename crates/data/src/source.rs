@@ -121,10 +121,10 @@ fn cached(cache: &Cache, repo: &Repo) -> Result<PathBuf> {
     let missing = |what: &str| hub_error(repo, &format!("{what} is not in the cache; run once with a network"));
     let config = files.get("config.json").ok_or_else(|| missing("`config.json`"))?;
     let weights = WEIGHTS.iter().find_map(|name| files.get(name)).ok_or_else(|| missing("a file of weights"))?;
-    if weights.extension().is_some_and(|kind| kind == "json") {
-        if let Some(part) = parts(&weights)?.iter().find(|part| files.get(part).is_none()) {
-            return Err(missing(&format!("`{part}`")));
-        }
+    if weights.extension().is_some_and(|kind| kind == "json")
+        && let Some(part) = parts(&weights)?.iter().find(|part| files.get(part).is_none())
+    {
+        return Err(missing(&format!("`{part}`")));
     }
     Ok(config.parent().map_or_else(PathBuf::new, Path::to_owned))
 }

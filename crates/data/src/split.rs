@@ -40,7 +40,6 @@ fn shuffled(strata: &[usize], seed: u64, purpose: &str) -> Vec<Vec<usize>> {
 
 /// Shares `total` over groups by their sizes: whole parts first, then the largest remainders, never more than a group
 /// holds, at least `least` where the group and the total allow it.
-#[expect(clippy::cast_possible_truncation, reason = "a share is at most `total`")]
 fn shares(sizes: &[usize], total: usize, least: usize) -> Vec<usize> {
     let all: usize = sizes.iter().sum();
     let exact = |size: usize| size as u128 * total as u128;
@@ -74,7 +73,6 @@ fn held_out_size(len: usize, fraction: f64) -> Result<usize> {
     if len < 2 {
         return Err(param("split", "rows", len, "must be at least 2"));
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and `len`")]
     let size = (len as f64 * fraction).round() as usize;
     Ok(size.clamp(1, len - 1))
 }

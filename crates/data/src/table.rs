@@ -224,7 +224,7 @@ impl Table {
     }
 }
 
-fn cut<'a>(text: Option<String>, parts: impl Fn(&str) -> Vec<&str>) -> Vec<String> {
+fn cut(text: Option<String>, parts: impl Fn(&str) -> Vec<&str>) -> Vec<String> {
     let text = text.unwrap_or_default();
     parts(&text).into_iter().filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
@@ -416,7 +416,6 @@ fn parquet(file: &Path) -> Result<Table> {
     Ok(Table { file: file.to_owned(), columns, rows })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "identifiers beyond 2^53 are kept as text")]
 fn parquet_value(field: &Field) -> Result<Value, String> {
     const EXACT: u64 = 1 << 53;
     Ok(match field {

@@ -340,7 +340,6 @@ fn features(table: &Table, names: &[String], divide_by: Option<f32>) -> Result<I
         return Err(Error::Param { method: "features", param: "divide_by", value, why });
     }
     let columns = names.iter().map(|name| table.numbers(name)).collect::<Result<Vec<_>>>()?;
-    #[expect(clippy::cast_possible_truncation, reason = "models work in f32")]
     let row = |row| columns.iter().map(move |column: &Vec<f64>| column[row] as f32 / by);
     Ok(Inputs::Features { width: names.len(), values: (0..table.len()).flat_map(row).collect() })
 }

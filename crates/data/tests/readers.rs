@@ -1,5 +1,7 @@
 //! Readers against files as people have them, whole and broken.
 
+#![expect(clippy::unwrap_used, reason = "what these tests share is test code too")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
