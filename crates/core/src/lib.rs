@@ -28,7 +28,7 @@ pub use error::{Error, Result, nearest};
 pub use fields::{Bag, Fields, Record, RecordReader, RecordWriter, Slots};
 pub use files::{read_safetensors, write_safetensors, write_whole};
 pub use model::{Inputs, Model, Outputs, Tokens};
-pub use norm::{Batch, Moments, Normaliser, Source};
+pub use norm::{Batch, Moments, Normaliser, Recording, Source};
 pub use optimiser::{AnyOptimiser, AnyState, At, Edit, Optimiser, Step};
 pub use pass::Pass;
 pub use patch::{HeadStart, Part, Patch, affine_at};

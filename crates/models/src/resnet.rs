@@ -1,0 +1,312 @@
+//! A small residual network for images, with batch or group norm.
+
+use crate::{check_weights, draw_weights, positive, read_json, wrong_inputs};
+use acclimate_core::{
+    AnyTensor, Error, Inputs, Model, Outputs, Params, Pass, Patch, Recording, Result, Rng, Site, SiteKind,
+    read_safetensors, write_safetensors, write_whole,
+};
+use burn::tensor::{DType, Device, Tensor, activation};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path, sync::OnceLock};
+
+/// The norm after each convolution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Batch norm with running statistics.
+    #[default]
+    Batch,
+    /// Group norm with so many groups.
+    Group(usize),
+}
+
+/// The architecture, as in `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResnetConfig {
+    /// Channels, height and width of the images.
+    pub image: [usize; 3],
+    /// Outputs of the head.
+    pub classes: usize,
+    /// Channels of each stage; the stem has those of the first. Every stage but the first halves height and width.
+    pub widths: Vec<usize>,
+    /// Blocks of each stage.
+    pub blocks: Vec<usize>,
+    /// The norms.
+    #[serde(default)]
+    pub norm: Norm,
+    /// Guards the division in norms.
+    #[serde(default = "eps")]
+    pub eps: f64,
+}
+
+fn eps() -> f64 {
+    1e-5
+}
+
+/// `config.json` as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    model_type: &'a str,
+    #[serde(flatten)]
+    config: &'a ResnetConfig,
+}
+
+impl ResnetConfig {
+    fn check(&self) -> Result<()> {
+        let [channels, height, width] = self.image;
+        positive("resnet", &[("channels", channels), ("height", height), ("width", width), ("classes", self.classes)])?;
+        if self.widths.is_empty() || self.widths.len() != self.blocks.len() {
+            let (widths, blocks) = (&self.widths, &self.blocks);
+            return Err(Error::Other(format!(
+                "resnet: `widths` and `blocks` must have an entry per stage each, got `{widths:?}` and `{blocks:?}`"
+            )));
+        }
+        for (&width, &blocks) in self.widths.iter().zip(&self.blocks) {
+            positive("resnet", &[("widths", width), ("blocks", blocks)])?;
+            if let Norm::Group(groups) = self.norm
+                && (groups == 0 || !width.is_multiple_of(groups))
+            {
+                return Err(Error::Other(format!(
+                    "resnet: `norm` must have groups that divide {width} channels, got `{groups}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn unit(&self, path: [String; 2], out: usize, input: usize, size: usize, stride: usize) -> [Site; 2] {
+        let [conv, norm] = path;
+        let kind = SiteKind::Conv { kernel: [size, size], stride, padding: size / 2 };
+        let norm_kind = if self.norm == Norm::Batch { SiteKind::BatchNorm } else { SiteKind::Norm };
+        [
+            Site { name: conv, kind, out, input: input * size * size, bias: false },
+            Site { name: norm, kind: norm_kind, out, input: 1, bias: true },
+        ]
+    }
+
+    /// Every site in forward order, and for each block whether it has a shortcut of its own.
+    pub(crate) fn sites(&self) -> (Vec<Site>, Vec<bool>) {
+        let path = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
+        let mut input = self.widths[0];
+        let (mut sites, mut shortcuts) = (vec![], vec![]);
+        sites.extend(self.unit(path("stem.conv", "stem.norm"), input, self.image[0], 3, 1));
+        for (stage, (&out, &blocks)) in self.widths.iter().zip(&self.blocks).enumerate() {
+            for block in 0..blocks {
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                let at = |part: &str| format!("stages.{stage}.{block}.{part}");
+                sites.extend(self.unit([at("conv1"), at("norm1")], out, input, 3, stride));
+                sites.extend(self.unit([at("conv2"), at("norm2")], out, out, 3, 1));
+                let shortcut = stride != 1 || input != out;
+                if shortcut {
+                    sites.extend(self.unit([at("shortcut.conv"), at("shortcut.norm")], out, input, 1, stride));
+                }
+                shortcuts.push(shortcut);
+                input = out;
+            }
+        }
+        sites.push(Site { name: "head".to_owned(), kind: SiteKind::Linear, out: self.classes, input, bias: true });
+        (sites, shortcuts)
+    }
+}
+
+/// A residual network: a stem, stages of blocks with two convolutions each, the mean over all pixels, a linear head.
+#[derive(Debug)]
+pub struct Resnet {
+    config: ResnetConfig,
+    weights: Params,
+    sites: Vec<Site>,
+    shortcuts: Vec<bool>,
+    fingerprint: OnceLock<String>,
+}
+
+impl Resnet {
+    /// Reads `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// Names the file, and the key or tensor that is missing or malformed.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let config: ResnetConfig = read_json(&folder.join("config.json"))?;
+        config.check()?;
+        let (weights, _) = read_safetensors(&folder.join("model.safetensors"), device)?;
+        Self::from_weights(config, weights)
+    }
+
+    /// Writes `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let config = Written { model_type: "resnet", config: &self.config };
+        let text = serde_json::to_string_pretty(&config).expect("numbers and names");
+        write_safetensors(&folder.join("model.safetensors"), &self.weights, BTreeMap::new())?;
+        write_whole(&folder.join("config.json"), text.as_bytes())
+    }
+
+    /// A model over weights in memory.
+    ///
+    /// # Errors
+    /// When the config cannot be built, or a tensor is missing or has another shape.
+    pub fn from_weights(config: ResnetConfig, weights: Params) -> Result<Self> {
+        config.check()?;
+        let (sites, shortcuts) = config.sites();
+        check_weights(&sites, &weights)?;
+        Ok(Self { config, weights, sites, shortcuts, fingerprint: OnceLock::new() })
+    }
+
+    /// An untrained model: normal weights with variance 2/inputs (He et al., 2015), norms that change nothing, a head of zeros.
+    ///
+    /// # Errors
+    /// When the config cannot be built.
+    pub fn seeded(config: ResnetConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
+        config.check()?;
+        let weights = draw_weights(&config.sites().0, |site, name, shape| {
+            let ones = name.ends_with("running_var") || (name.ends_with("weight") && shape.len() == 1);
+            match site.kind {
+                SiteKind::Conv { .. } => {
+                    let deviation = (2.0 / site.input as f64).sqrt();
+                    Rng::new(seed, name, 0).normal_tensor(shape, deviation, dtype, device)
+                }
+                _ => {
+                    AnyTensor::from_f64s(vec![f64::from(u8::from(ones)); shape.iter().product()], shape, dtype, device)
+                }
+            }
+        });
+        Self::from_weights(config, weights)
+    }
+
+    /// The config.
+    pub fn config(&self) -> &ResnetConfig {
+        &self.config
+    }
+
+    /// Running statistics of every batch norm, over all batches together, each batch normalised by its own statistics: what a
+    /// training with batch statistics leaves to be stored. Merge them into the weights.
+    ///
+    /// # Errors
+    /// When a batch does not fit or is too small.
+    pub fn estimate_statistics<'b>(
+        &self,
+        batches: impl IntoIterator<Item = &'b Inputs>,
+        patch: &Patch,
+    ) -> Result<Params> {
+        let recording = Recording::default();
+        for batch in batches {
+            self.forward(batch, &Pass::new(patch).normaliser(&recording))?;
+        }
+        Ok(recording.into_params())
+    }
+
+    fn unit(&self, sites: &[Site], x: Tensor<4>, pass: &Pass<'_>) -> Result<Tensor<4>> {
+        let (conv, norm) = (&sites[0], &sites[1]);
+        let x = pass.conv(self, conv, x)?;
+        match self.config.norm {
+            Norm::Batch => pass.batch_norm(self, norm, x, self.config.eps),
+            Norm::Group(groups) => pass.group_norm(self, norm, x, groups, self.config.eps),
+        }
+    }
+}
+
+impl Model for Resnet {
+    fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    fn weights(&self) -> &Params {
+        &self.weights
+    }
+
+    fn fingerprint(&self) -> &str {
+        self.fingerprint.get_or_init(|| self.weights.fingerprint())
+    }
+
+    fn width(&self) -> usize {
+        self.config.widths.last().copied().unwrap_or_default()
+    }
+
+    fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
+        let Inputs::Images(x) = inputs else { return Err(wrong_inputs("resnet", "images")) };
+        if x.dims()[1] != self.config.image[0] {
+            let expected = format!("[batch, {}, height, width]", self.config.image[0]);
+            return Err(Error::Shape { what: "images".to_owned(), expected, got: x.dims().to_vec() });
+        }
+        let (stem, mut rest) = self.sites.split_at(2);
+        let mut x = activation::relu(self.unit(stem, x.clone(), pass)?);
+        for &shortcut in &self.shortcuts {
+            let (here, after) = rest.split_at(if shortcut { 6 } else { 4 });
+            let y = activation::relu(self.unit(&here[..2], x.clone(), pass)?);
+            let y = self.unit(&here[2..4], y, pass)?;
+            let past = if shortcut { self.unit(&here[4..], x, pass)? } else { x };
+            x = activation::relu(y + past);
+            rest = after;
+        }
+        let [batch, channels, height, width] = x.dims();
+        let features: Tensor<2> = x.reshape([batch, channels, height * width]).mean_dim(2).squeeze_dim(2);
+        let logits = match pass.head(features.clone())? {
+            Some(logits) => logits,
+            None => pass.linear(self, &rest[0], features.clone())?,
+        };
+        Ok(Outputs { states: None, features, logits: Some(logits) })
+    }
+
+    fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Self::from_weights(self.config.clone(), weights)?))
+    }
+
+    fn outputs(&self) -> Option<usize> {
+        Some(self.config.classes)
+    }
+
+    fn image(&self) -> Option<[usize; 3]> {
+        Some(self.config.image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiny;
+    use acclimate_core::Batch;
+
+    #[test]
+    fn a_saved_network_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for norm in [Norm::Batch, Norm::Group(4)] {
+            let model = tiny::resnet_with(norm, 0, DType::F64);
+            model.save(folder.path()).unwrap();
+            let read = crate::load(folder.path(), &Device::flex()).unwrap();
+            assert_eq!(read.fingerprint(), model.fingerprint());
+            assert_eq!(read.sites(), model.sites());
+        }
+    }
+
+    #[test]
+    fn an_unknown_model_type_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"model_type": "brt"}"#).unwrap();
+        let text = crate::load(folder.path(), &Device::flex()).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(text, "unknown model type `brt`; the nearest are `bert`, `resnet`");
+    }
+
+    #[test]
+    fn estimated_statistics_of_one_batch_give_its_own_outputs() {
+        let (model, batch) = (tiny::resnet(0, DType::F64), tiny::images(1, 6, DType::F64));
+        let mut weights = model.weights().clone();
+        for (name, tensor) in model.estimate_statistics([&batch], &Patch::new()).unwrap().iter() {
+            weights.insert(name, tensor.clone());
+        }
+        let logits = |model: &Resnet, pass: &Pass<'_>| {
+            AnyTensor::from(model.forward(&batch, pass).unwrap().logits.unwrap()).to_f64s()
+        };
+        let own = logits(&model, &Pass::bare().normaliser(&Batch));
+        let stored = logits(&Resnet::from_weights(model.config().clone(), weights).unwrap(), &Pass::bare());
+        assert_eq!(own, stored);
+    }
+
+    #[test]
+    fn seeded_networks_differ_by_seed_alone() {
+        let seeded =
+            |seed| Resnet::seeded(tiny::resnet_config(Norm::Batch), seed, DType::F32, &Device::flex()).unwrap();
+        assert_eq!(seeded(1).fingerprint(), seeded(1).fingerprint());
+        assert_ne!(seeded(1).fingerprint(), seeded(2).fingerprint());
+    }
+}

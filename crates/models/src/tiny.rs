@@ -1,0 +1,79 @@
+//! Models of a few hundred numbers with seeded weights, and inputs for them: what suites and examples run on.
+
+use crate::{Bert, BertConfig, Norm, Pooling, Resnet, ResnetConfig, draw_weights};
+use acclimate_core::{AnyTensor, Inputs, Rng, SiteKind};
+use burn::tensor::{DType, Device};
+
+/// Two layers of width 16 with two heads, feed-forward width 32, 40 words, 32 positions.
+pub fn bert_config() -> BertConfig {
+    BertConfig {
+        hidden_size: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 32,
+        vocab_size: 40,
+        max_position_embeddings: 32,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        hidden_act: "gelu".to_owned(),
+        position_embedding_type: "absolute".to_owned(),
+        pooling: Pooling::Mean,
+    }
+}
+
+/// A BERT encoder of [`bert_config`] whose every tensor matters: no zeros, no ones.
+pub fn bert(seed: u64, dtype: DType) -> Bert {
+    let config = bert_config();
+    let weights = draw_weights(&config.sites(""), |site, name, shape| {
+        tensor(seed, name, shape, 0.3, site.kind == SiteKind::Norm && name.ends_with("weight"), dtype)
+    });
+    Bert::from_weights(config, weights).expect("drawn to the shapes of this config")
+}
+
+/// A residual network for images of 1 × 8 × 8 and three classes, two stages of widths 8 and 16 with a block each.
+pub fn resnet_config(norm: Norm) -> ResnetConfig {
+    ResnetConfig { image: [1, 8, 8], classes: 3, widths: vec![8, 16], blocks: vec![1, 1], norm, eps: 1e-5 }
+}
+
+/// A network of [`resnet_config`] with batch norm whose every tensor matters.
+pub fn resnet(seed: u64, dtype: DType) -> Resnet {
+    resnet_with(Norm::Batch, seed, dtype)
+}
+
+/// The same with the norms of choice.
+pub fn resnet_with(norm: Norm, seed: u64, dtype: DType) -> Resnet {
+    let config = resnet_config(norm);
+    let weights = draw_weights(&config.sites().0, |site, name, shape| match site.kind {
+        SiteKind::Conv { .. } => tensor(seed, name, shape, (2.0 / site.input as f64).sqrt(), false, dtype),
+        SiteKind::Linear => tensor(seed, name, shape, 0.5, false, dtype),
+        _ if name.ends_with("running_var") => {
+            let drawn = tensor(seed, name, shape, 0.2, true, dtype).to_f64s();
+            AnyTensor::from_f64s(drawn.iter().map(|x| x.abs() + 0.5).collect(), shape, dtype, &Device::flex())
+        }
+        _ => tensor(seed, name, shape, 0.2, name.ends_with("weight"), dtype),
+    });
+    Resnet::from_weights(config, weights).expect("drawn to the shapes of this config")
+}
+
+fn tensor(seed: u64, name: &str, shape: &[usize], deviation: f64, about_one: bool, dtype: DType) -> AnyTensor {
+    let drawn = Rng::new(seed, name, 0).normal_tensor(shape, deviation, dtype, &Device::flex());
+    if about_one { AnyTensor::from_elements(drawn.elements() + 1.0) } else { drawn }
+}
+
+/// A batch of token rows of the given lengths; words and segments are drawn from the seed.
+pub fn tokens(seed: u64, lengths: &[usize], dtype: DType) -> Inputs {
+    let config = bert_config();
+    let mut rng = Rng::new(seed, "tiny tokens", 0);
+    let mut draw = |n: usize, low: usize, high: usize| -> Vec<u32> {
+        (0..n).map(|_| (low + rng.below(high - low)) as u32).collect()
+    };
+    let rows: Vec<_> =
+        lengths.iter().map(|&n| (draw(n, 1, config.vocab_size), draw(n, 0, config.type_vocab_size))).collect();
+    Inputs::Tokens(acclimate_core::Tokens::new(&rows, dtype, &Device::flex()))
+}
+
+/// A batch of `n` images of normal numbers for [`resnet`].
+pub fn images(seed: u64, n: usize, dtype: DType) -> Inputs {
+    let drawn = Rng::new(seed, "tiny images", 0).normal_tensor(&[n, 1, 8, 8], 1.0, dtype, &Device::flex());
+    Inputs::Images(drawn.get().expect("drawn with four axes"))
+}
