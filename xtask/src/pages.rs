@@ -172,7 +172,8 @@ fn written(value: &toml::Value) -> String {
 }
 
 fn range(param: &ParamInfo) -> String {
-    match (param.min, param.max) {
+    let bound = |x: f64| format!("{x:?}").trim_end_matches(".0").to_owned();
+    match (param.min.map(bound), param.max.map(bound)) {
         (None, None) => "any".to_owned(),
         (Some(min), None) => format!("{} {min}", if param.above { ">" } else { "≥" }),
         (None, Some(max)) => format!("≤ {max}"),
@@ -314,6 +315,14 @@ pub(crate) mod tests {
             at += text[at..].find(part).unwrap_or_else(|| panic!("`{part}` is missing or out of order in\n{text}"));
         }
         assert!(!text.contains("hidden"));
+    }
+
+    #[test]
+    fn ranges_read_as_one_types_them() {
+        let text = |min, max, above| range(&ParamInfo { name: "", ty: "f64", doc: "", min, max, above });
+        assert_eq!(text(Some(1e-30), None, false), "≥ 1e-30");
+        assert_eq!(text(Some(0.0), Some(1.0), true), "(0, 1]");
+        assert_eq!(text(None, None, false), "any");
     }
 
     #[test]
