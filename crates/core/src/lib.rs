@@ -35,4 +35,4 @@ pub use patch::{HeadStart, Part, Patch, affine_at};
 pub use rng::Rng;
 pub use seq::Seq;
 pub use site::{Role, Site, SiteKind, Targets, matches};
-pub use tensor::{AnyTensor, Params, total};
+pub use tensor::{AnyTensor, Params, total, totals, wide};

@@ -72,7 +72,10 @@ impl AnyTensor {
     pub fn from_f64s(values: Vec<f64>, shape: &[usize], dtype: DType, device: &Device) -> Self {
         let data = match dtype {
             DType::F64 => TensorData::new(values, [shape.iter().product::<usize>()]),
-            _ => TensorData::new(values.iter().map(|&x| x as f32).collect::<Vec<f32>>(), [shape.iter().product::<usize>()]),
+            _ => TensorData::new(
+                values.iter().map(|&x| x as f32).collect::<Vec<f32>>(),
+                [shape.iter().product::<usize>()],
+            ),
         };
         Self::from_flat(Tensor::from_data(data, (device, dtype)), shape)
     }
@@ -212,7 +215,13 @@ impl Params {
 
     /// `Σ f(a, b)` over all tensors in f64, read from the device once.
     pub fn reduce(&self, other: &Self, mut f: impl FnMut(Tensor<1>, Tensor<1>) -> Tensor<1>) -> f64 {
-        total(self.entries.iter().zip(&other.entries).map(|((_, a), (_, b))| f(a.elements(), b.elements()).sum()).collect())
+        total(
+            self.entries
+                .iter()
+                .zip(&other.entries)
+                .map(|((_, a), (_, b))| f(a.elements(), b.elements()).sum())
+                .collect(),
+        )
     }
 
     /// The Euclidean norm over all tensors, in f64.
@@ -255,16 +264,25 @@ impl Params {
     }
 }
 
-/// Sums of squares overflow and lose digits in f32: reductions of optimisers run in f64.
-pub(crate) fn wide(tensor: Tensor<1>) -> Tensor<1> {
+/// A tensor as f64: sums of squares overflow and lose digits in f32, so reductions of optimisers run in f64.
+pub fn wide(tensor: Tensor<1>) -> Tensor<1> {
     tensor.cast(DType::F64)
 }
 
 /// The total of one-number tensors, fetched from the device in a single read.
 pub fn total(parts: Vec<Tensor<1>>) -> f64 {
+    let [sum] = totals([parts]);
+    sum
+}
+
+/// The totals of several lists of one-number tensors, fetched from the device in a single read.
+pub fn totals<const N: usize>(lists: [Vec<Tensor<1>>; N]) -> [f64; N] {
+    let lengths = lists.each_ref().map(Vec::len);
+    let parts: Vec<Tensor<1>> = lists.into_iter().flatten().map(wide).collect();
     if parts.is_empty() {
-        return 0.0;
+        return [0.0; N];
     }
-    let parts = parts.into_iter().map(wide).collect();
-    Tensor::cat(parts, 0).to_data().try_into_vec_as::<f64>().expect("cast to f64").into_iter().sum()
+    let numbers = Tensor::cat(parts, 0).to_data().try_into_vec_as::<f64>().expect("cast to f64");
+    let mut numbers = numbers.into_iter();
+    lengths.map(|length| numbers.by_ref().take(length).sum())
 }

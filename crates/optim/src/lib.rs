@@ -1,1 +1,33 @@
-//! Optimisers over a whole parameter set
+//! Optimisers over a whole parameter set, and the host that runs them.
+//!
+//! A method turns gradients into a movement. The [`Host`] owns what no method writes: weight decay, clipping, freezing, rates by
+//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`Schedule`] gives the multiplier of a step, the
+//! [`CollapseWatch`] tells a run that is ruined from one that is slow.
+
+mod accumulate;
+mod adamw;
+mod collapse;
+mod dadapt_adam;
+mod dadapt_sgd;
+mod host;
+mod schedule;
+mod sgd;
+
+pub use accumulate::Accumulator;
+pub use collapse::{CollapseWatch, Verdict};
+pub use host::{Host, HostSettings};
+pub use schedule::Schedule;
+
+use acclimate_core::{AnyOptimiser, Error, Params, Result};
+use burn::tensor::Tensor;
+
+acclimate_core::methods! {
+    /// All optimisers.
+    pub static METHODS: dyn AnyOptimiser = [adamw::Adamw, dadapt_adam::DadaptAdam, dadapt_sgd::DadaptSgd, sgd::Sgd];
+}
+
+/// The numbers that a state keeps for a parameter.
+fn slot(field: &Params, name: &str) -> Result<Tensor<1>> {
+    let tensor = field.any(name).ok_or_else(|| Error::unknown("optimiser state", name, field.names()))?;
+    Ok(tensor.elements())
+}

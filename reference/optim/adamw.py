@@ -33,4 +33,4 @@ cases = [
     case("weight_decay", weight_decay=0.01),
     case("decoupled_weight_decay", weight_decay=0.01, decouple=True),
 ]
-write("optim/adam", header(__file__, "torch", 0, {"f64": 1e-10, "f32": 1e-5}), cases)
+write("optim/adamw", header(__file__, "torch", 0, {"f64": 1e-10, "f32": 1e-5}), cases)

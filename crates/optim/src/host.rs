@@ -1,0 +1,394 @@
+//! What every optimiser needs and no method writes.
+
+use acclimate_core::{
+    AnyOptimiser, AnyState, AnyTensor, At, Error, Params, Patch, RecordReader, Result, Role, matches, read_safetensors,
+    total, wide, write_safetensors, write_whole,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+const TENSORS: &str = "state.safetensors";
+const NUMBERS: &str = "state.json";
+/// The host's own count of steps, beside the method's numbers.
+const STEP: &str = "host/step";
+
+/// How a [`Host`] treats parameters, whatever the method.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostSettings {
+    /// Weight decay, at least 0. Norms and biases are left out.
+    pub weight_decay: f64,
+    /// Whether the decay shrinks the parameters at the method's rate. Otherwise it is added to the gradients.
+    pub decoupled: bool,
+    /// Largest norm of all gradients together; 0 switches clipping off.
+    pub clip: f64,
+    /// Relative rates by role; 1 for those not named, 0 freezes.
+    pub scales: BTreeMap<Role, f64>,
+    /// Names of frozen parameters, or the ends of names after a dot; `*` stands for any characters.
+    pub frozen: Vec<String>,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        Self { weight_decay: 0.0, decoupled: true, clip: 0.0, scales: BTreeMap::new(), frozen: vec![] }
+    }
+}
+
+impl HostSettings {
+    fn check(&self) -> Result<()> {
+        let numbers = [("weight_decay", self.weight_decay), ("clip", self.clip)];
+        let scales = self.scales.values().map(|&scale| ("scales", scale));
+        match numbers.into_iter().chain(scales).find(|(_, value)| !(0.0..f64::INFINITY).contains(value)) {
+            None => Ok(()),
+            Some((param, value)) => {
+                let why = "must be a finite number of at least 0".to_owned();
+                Err(Error::Param { method: "host", param, value: value.to_string(), why })
+            }
+        }
+    }
+}
+
+/// Runs an optimiser over the parameters of a patch: clipping, weight decay, freezing, relative rates, saving and resuming.
+#[derive(Debug)]
+pub struct Host {
+    settings: HostSettings,
+    roles: Vec<Role>,
+    scales: Vec<f64>,
+    state: Box<dyn AnyState>,
+    step: u64,
+}
+
+impl Host {
+    /// A run over the trained tensors of a patch, before its first step.
+    ///
+    /// # Errors
+    /// When a setting is out of range or the method refuses the parameters.
+    pub fn new(optimiser: &dyn AnyOptimiser, settings: HostSettings, patch: &Patch) -> Result<Self> {
+        Self::over(optimiser, settings, &patch.params, roles(patch))
+    }
+
+    /// A run over any parameters, with what each is for in their order.
+    ///
+    /// # Errors
+    /// As [`Host::new`], and when there is not one role for each parameter.
+    pub fn over(
+        optimiser: &dyn AnyOptimiser,
+        settings: HostSettings,
+        params: &Params,
+        roles: Vec<Role>,
+    ) -> Result<Self> {
+        Self::with_state(settings, params, roles, optimiser.start(params)?, 0)
+    }
+
+    fn with_state(
+        settings: HostSettings,
+        params: &Params,
+        roles: Vec<Role>,
+        state: Box<dyn AnyState>,
+        step: u64,
+    ) -> Result<Self> {
+        settings.check()?;
+        if roles.len() != params.len() {
+            let expected = format!("[{}], one for each parameter", params.len());
+            return Err(Error::Shape { what: "roles".to_owned(), expected, got: vec![roles.len()] });
+        }
+        let frozen = |name: &str| settings.frozen.iter().any(|pattern| matches(pattern, name));
+        let scale = |(name, role): (&str, &Role)| {
+            if frozen(name) { 0.0 } else { settings.scales.get(role).copied().unwrap_or(1.0) }
+        };
+        let scales = params.names().zip(&roles).map(scale).collect();
+        Ok(Self { settings, roles, scales, state, step })
+    }
+
+    /// The parameters after one step. `multiplier` is the schedule's, `loss` the value before the step.
+    ///
+    /// # Errors
+    /// When gradients or the new parameters are not finite, shapes do not fit, or the method fails. Nothing has changed then.
+    pub fn step(
+        &mut self,
+        optimiser: &dyn AnyOptimiser,
+        params: &Params,
+        grads: &Params,
+        multiplier: f64,
+        loss: f64,
+    ) -> Result<Params> {
+        self.check_shapes(params, grads)?;
+        let step = self.step + 1;
+        let broken = |what: &str| Error::Numeric { who: optimiser.card().name.to_owned(), step, what: what.to_owned() };
+        let squares = grads.iter().zip(&self.scales).filter(|&(_, &scale)| scale != 0.0);
+        let norm = total(squares.map(|((_, g), _)| wide(g.elements()).square().sum()).collect()).sqrt();
+        if !norm.is_finite() {
+            return Err(broken("the gradient is not finite"));
+        }
+        let clip = self.settings.clip;
+        let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        let grads = self.prepared(params, grads, shrink);
+        let at = At { params, lr: multiplier, scales: &self.scales, roles: &self.roles, loss, step };
+        let mut state = self.state.boxed();
+        let made = optimiser.step(&grads, state.as_mut(), &at)?;
+        let mut next = Params::default();
+        for (((name, x), rate), index) in params.iter().zip(&made.decay_rates).zip(0..) {
+            let Some(movement) = made.movement.any(name) else {
+                return Err(Error::unknown("movement", name, made.movement.names()));
+            };
+            let decay = if self.settings.decoupled { self.decay(index) * rate } else { 0.0 };
+            let frozen = self.scales[index] == 0.0;
+            let moved = || {
+                let x = if decay == 0.0 { x.elements() } else { x.elements() * (1.0 - decay) };
+                AnyTensor::from_elements(x + movement.elements())
+            };
+            next.insert(name, if frozen { x.clone() } else { moved() });
+        }
+        if !next.is_finite() {
+            return Err(broken("the step leads to numbers that are not finite"));
+        }
+        self.state = state;
+        self.step = step;
+        Ok(next)
+    }
+
+    fn check_shapes(&self, params: &Params, grads: &Params) -> Result<()> {
+        if params.len() != self.scales.len() {
+            let expected = format!("[{}], as at the start", self.scales.len());
+            return Err(Error::Shape { what: "parameters".to_owned(), expected, got: vec![params.len()] });
+        }
+        if grads.len() != params.len() {
+            let expected = format!("[{}], one for each parameter", params.len());
+            return Err(Error::Shape { what: "gradients".to_owned(), expected, got: vec![grads.len()] });
+        }
+        for ((name, x), (other, g)) in params.iter().zip(grads.iter()) {
+            if name != other || x.shape() != g.shape() {
+                let expected = format!("{:?} of `{name}`", x.shape());
+                return Err(Error::Shape { what: format!("gradient `{other}`"), expected, got: g.shape() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight decay of one parameter.
+    fn decay(&self, index: usize) -> f64 {
+        let left_out = matches!(self.roles[index], Role::Norm | Role::Bias) || self.scales[index] == 0.0;
+        if left_out { 0.0 } else { self.settings.weight_decay }
+    }
+
+    /// Clipped gradients, of the decayed loss where the decay is coupled.
+    fn prepared(&self, params: &Params, grads: &Params, shrink: f64) -> Params {
+        let mut index = 0..;
+        params.zip(grads, |x, g| {
+            let at = index.next().expect("counts without end");
+            let g = if shrink == 1.0 { g } else { g * shrink };
+            let decay = if self.settings.decoupled { 0.0 } else { self.decay(at) };
+            if decay == 0.0 { g } else { g + x * decay }
+        })
+    }
+
+    /// The parameters to evaluate with: averages, where the method keeps them.
+    pub fn evaluate(&self, optimiser: &dyn AnyOptimiser, params: &Params) -> Params {
+        optimiser.evaluate(params, self.state.as_ref())
+    }
+
+    /// Numbers of the method worth drawing, the rate it found for itself first.
+    pub fn report(&self, optimiser: &dyn AnyOptimiser) -> Vec<(&'static str, f64)> {
+        optimiser.report(self.state.as_ref())
+    }
+
+    /// Forgets the run and holds the method's own rate below `share` of what it had reached. Whether the method can.
+    ///
+    /// # Errors
+    /// The method's own.
+    pub fn restart(&mut self, optimiser: &dyn AnyOptimiser, params: &Params, share: f64) -> Result<bool> {
+        let fresh = optimiser.restart_from(params, self.state.as_ref(), share)?;
+        Ok(fresh.map(|state| self.state = state).is_some())
+    }
+
+    /// The method's state, for changes of size.
+    pub fn state_mut(&mut self) -> &mut dyn AnyState {
+        self.state.as_mut()
+    }
+
+    /// Writes everything that is needed to go on exactly into a folder.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let mut record = self.state.save();
+        record.u64(STEP, self.step);
+        write_safetensors(&folder.join(TENSORS), &record.tensors, BTreeMap::new())?;
+        let numbers = serde_json::to_string_pretty(&record.numbers).expect("a map of strings is JSON");
+        write_whole(&folder.join(NUMBERS), numbers.as_bytes())
+    }
+
+    /// The run that [`Host::save`] wrote.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the state is of another method or patch.
+    pub fn load(optimiser: &dyn AnyOptimiser, settings: HostSettings, patch: &Patch, folder: &Path) -> Result<Self> {
+        let file = folder.join(NUMBERS);
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        let numbers = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
+        let device = patch.params.iter().next().map(|(_, tensor)| tensor.device()).unwrap_or_default();
+        let (tensors, _) = read_safetensors(&folder.join(TENSORS), &device)?;
+        let mut reader = RecordReader { tensors, numbers };
+        let other = |e: Error| Error::format(&file, format!("not a state of `{}` ({e})", optimiser.card().name));
+        let step = reader.u64(STEP).map_err(other)?;
+        let mut state = optimiser.restore(&mut reader).map_err(other)?;
+        for slots in state.slots() {
+            for (name, x) in patch.params.iter() {
+                let found = slots.any(name).map(AnyTensor::shape);
+                if found.as_ref() != Some(&x.shape()) {
+                    let what = format!("`{name}` has shape {:?} in the patch and {found:?} in the state", x.shape());
+                    return Err(Error::format(folder.join(TENSORS), what));
+                }
+            }
+        }
+        Self::with_state(settings, &patch.params, roles(patch), state, step)
+    }
+}
+
+fn roles(patch: &Patch) -> Vec<Role> {
+    patch.params.names().map(|name| patch.role(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Adamw, DadaptAdam, Sgd};
+    use burn::tensor::{DType, Device};
+
+    fn params(leaves: &[(&str, &[f64])]) -> Params {
+        let mut params = Params::default();
+        for (name, values) in leaves {
+            params.insert(*name, AnyTensor::from_f64s(values.to_vec(), &[values.len()], DType::F64, &Device::flex()));
+        }
+        params
+    }
+
+    fn values(params: &Params, name: &str) -> Vec<f64> {
+        params.any(name).unwrap().to_f64s()
+    }
+
+    const SGD: Sgd = Sgd { lr: 0.1, momentum: 0.0, nesterov: false };
+
+    fn one_step(settings: HostSettings, roles: Vec<Role>, x: &Params, g: &Params) -> Params {
+        Host::over(&SGD, settings, x, roles).unwrap().step(&SGD, x, g, 1.0, 0.0).unwrap()
+    }
+
+    #[test]
+    fn both_decays_of_plain_sgd_are_one() {
+        let (x, g) = (params(&[("w", &[2.0])]), params(&[("w", &[1.0])]));
+        for decoupled in [true, false] {
+            let settings = HostSettings { weight_decay: 0.5, decoupled, ..Default::default() };
+            let next = one_step(settings, vec![Role::Weight], &x, &g);
+            assert!((values(&next, "w")[0] - (2.0 - 0.1 * 1.0 - 0.1 * 0.5 * 2.0)).abs() < 1e-15);
+        }
+    }
+
+    #[test]
+    fn norms_and_biases_do_not_decay() {
+        let (x, g) = (params(&[("n", &[2.0]), ("b", &[2.0])]), params(&[("n", &[0.0]), ("b", &[0.0])]));
+        for decoupled in [true, false] {
+            let settings = HostSettings { weight_decay: 0.5, decoupled, ..Default::default() };
+            let next = one_step(settings, vec![Role::Norm, Role::Bias], &x, &g);
+            assert_eq!((values(&next, "n"), values(&next, "b")), (vec![2.0], vec![2.0]));
+        }
+    }
+
+    #[test]
+    fn clipping_bounds_the_norm_over_all_parameters() {
+        let (x, g) = (params(&[("a", &[0.0]), ("b", &[0.0])]), params(&[("a", &[3.0]), ("b", &[4.0])]));
+        let settings = HostSettings { clip: 1.0, ..Default::default() };
+        let next = one_step(settings, vec![Role::Other; 2], &x, &g);
+        assert!((values(&next, "a")[0] + 0.06).abs() < 1e-15 && (values(&next, "b")[0] + 0.08).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_frozen_leaf_stays_and_its_gradient_does_not_count() {
+        let (x, g) = (params(&[("l.a", &[1.0]), ("l.b", &[1.0])]), params(&[("l.a", &[f64::NAN]), ("l.b", &[1.0])]));
+        let settings =
+            HostSettings { frozen: vec!["a".to_owned()], clip: 1.0, weight_decay: 0.1, ..Default::default() };
+        let next = one_step(settings, vec![Role::Weight; 2], &x, &g);
+        assert_eq!(values(&next, "l.a"), [1.0]);
+        assert!((values(&next, "l.b")[0] - (1.0 - 0.1 - 0.01)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_role_has_its_own_rate() {
+        let (x, g) = (params(&[("a", &[0.0]), ("b", &[0.0])]), params(&[("a", &[1.0]), ("b", &[1.0])]));
+        let settings = HostSettings { scales: [(Role::OutputFactor, 16.0)].into(), ..Default::default() };
+        let next = one_step(settings, vec![Role::InputFactor, Role::OutputFactor], &x, &g);
+        assert!((values(&next, "a")[0] + 0.1).abs() < 1e-15 && (values(&next, "b")[0] + 1.6).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_broken_gradient_changes_nothing() {
+        let adam = DadaptAdam::default();
+        let x = params(&[("x", &[1.0, 2.0])]);
+        let mut host = Host::over(&adam, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        let x = host.step(&adam, &x, &params(&[("x", &[1.0, 1.0])]), 1.0, 0.0).unwrap();
+        let before = (format!("{:?}", host.state.save().numbers), host.step);
+        let error = host.step(&adam, &x, &params(&[("x", &[1.0, f64::INFINITY])]), 1.0, 0.0).unwrap_err();
+        assert_eq!(error.to_string(), "dadapt_adam: the gradient is not finite at step 2");
+        assert_eq!((format!("{:?}", host.state.save().numbers), host.step), before);
+    }
+
+    #[test]
+    fn a_step_out_of_range_is_an_error_and_changes_nothing() {
+        let sgd = Sgd { lr: 1e300, momentum: 0.9, nesterov: false };
+        let x = params(&[("x", &[1.0])]);
+        let mut host = Host::over(&sgd, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        assert!(host.step(&sgd, &x, &params(&[("x", &[1e20])]), 1.0, 0.0).is_err());
+        assert_eq!((values(&host.state.slots()[0].clone(), "x"), host.step), (vec![0.0], 0));
+    }
+
+    #[test]
+    fn misfits_are_errors() {
+        let x = params(&[("x", &[1.0])]);
+        let host = |settings, roles| Host::over(&SGD, settings, &x, roles);
+        assert!(host(HostSettings::default(), vec![]).unwrap_err().to_string().contains("one for each parameter"));
+        let settings = HostSettings { clip: -1.0, ..Default::default() };
+        let error = host(settings, vec![Role::Other]).unwrap_err();
+        assert_eq!(error.to_string(), "host: `clip` must be a finite number of at least 0, got `-1`");
+        let mut host = host(HostSettings::default(), vec![Role::Other]).unwrap();
+        assert!(host.step(&SGD, &x, &params(&[("y", &[1.0])]), 1.0, 0.0).is_err());
+        assert!(host.step(&SGD, &x, &params(&[("x", &[1.0, 2.0])]), 1.0, 0.0).is_err());
+    }
+
+    #[test]
+    fn a_saved_run_goes_on_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        for optimiser in [&DadaptAdam::default() as &dyn AnyOptimiser, &Adamw::default(), &SGD] {
+            let mut patch = Patch::new();
+            patch.params = params(&[("b", &[1.0, 2.0]), ("a", &[-1.0])]);
+            let mut host = Host::new(optimiser, HostSettings::default(), &patch).unwrap();
+            let step = |host: &mut Host, patch: &mut Patch| {
+                patch.params = host.step(optimiser, &patch.params, &patch.params.clone(), 1.0, 0.0).unwrap();
+            };
+            for _ in 0..3 {
+                step(&mut host, &mut patch);
+            }
+            host.save(folder.path()).unwrap();
+            let mut again = Host::load(optimiser, HostSettings::default(), &patch, folder.path()).unwrap();
+            assert_eq!(again.step, 3);
+            let mut other = patch.clone();
+            for _ in 0..3 {
+                step(&mut host, &mut patch);
+                step(&mut again, &mut other);
+            }
+            assert_eq!(patch.params.fingerprint(), other.params.fingerprint());
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_run_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut patch = Patch::new();
+        patch.params = params(&[("x", &[1.0, 2.0])]);
+        Host::new(&SGD, HostSettings::default(), &patch).unwrap().save(folder.path()).unwrap();
+        let load = |optimiser: &dyn AnyOptimiser, patch: &Patch| {
+            Host::load(optimiser, HostSettings::default(), patch, folder.path()).unwrap_err().to_string()
+        };
+        assert!(load(&Adamw::default(), &patch).contains("not a state of `adamw`"));
+        patch.params = params(&[("x", &[1.0])]);
+        assert!(load(&SGD, &patch).contains("`x` has shape [1] in the patch and Some([2]) in the state"));
+    }
+}
