@@ -65,8 +65,8 @@ pub trait WeightAdapter: Method {
     type Shared: Fields;
 
     /// Whether the method can stand at such a site.
-    fn accepts(&self, kind: SiteKind) -> bool {
-        matches!(kind, SiteKind::Linear | SiteKind::Conv { .. })
+    fn accepts(&self, site: &Site) -> bool {
+        matches!(site.kind, SiteKind::Linear | SiteKind::Conv { .. })
     }
 
     /// Probability with which the adapter's own path drops an input in training.
@@ -155,7 +155,7 @@ pub trait AnyWeight: Send + Sync + std::fmt::Debug {
     /// The method's settings.
     fn settings(&self) -> toml::Table;
     /// See [`WeightAdapter::accepts`].
-    fn accepts_kind(&self, kind: SiteKind) -> bool;
+    fn accepts_site(&self, site: &Site) -> bool;
     /// See [`WeightAdapter::dropout`].
     fn dropout_rate(&self) -> f64;
     /// See [`WeightAdapter::count`].
@@ -225,8 +225,8 @@ impl<A: WeightAdapter> AnyWeight for A {
     fn settings(&self) -> toml::Table {
         self.to_table()
     }
-    fn accepts_kind(&self, kind: SiteKind) -> bool {
-        self.accepts(kind)
+    fn accepts_site(&self, site: &Site) -> bool {
+        self.accepts(site)
     }
     fn dropout_rate(&self) -> f64 {
         self.dropout()
@@ -349,6 +349,15 @@ impl Adapter {
             Self::Weight(a) => a.settings(),
             Self::Activation(a) => a.settings(),
             Self::Tokens(a) => a.settings(),
+        }
+    }
+
+    /// Whether the method can stand at a site. Token adapters stand at none.
+    pub fn accepts(&self, site: &Site) -> bool {
+        match self {
+            Self::Weight(a) => a.accepts_site(site),
+            Self::Activation(_) => site.kind == SiteKind::Block,
+            Self::Tokens(_) => false,
         }
     }
 

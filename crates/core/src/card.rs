@@ -74,6 +74,8 @@ pub struct Card {
     pub paper: &'static str,
     /// Year of publication.
     pub year: u16,
+    /// Where an adapter goes unless the user says: a word of [`crate::Targets`] or names of sites; empty for other families.
+    pub targets: &'static [&'static str],
     /// The doc comment: one sentence, then the fixed headings.
     pub doc: &'static str,
     /// The config's fields.
@@ -156,7 +158,8 @@ pub struct Entry<T: ?Sized + 'static> {
 impl<T: ?Sized> Entry<T> {
     /// Builds the method: the preset's settings, then `table` over them.
     pub fn build(&self, table: &toml::Table) -> Result<Box<T>> {
-        let mut settings: toml::Table = self.preset.parse().map_err(|e| Error::Other(format!("preset `{}`: {e}", self.card.name)))?;
+        let mut settings: toml::Table =
+            self.preset.parse().map_err(|e| Error::Other(format!("preset `{}`: {e}", self.card.name)))?;
         settings.extend(table.clone());
         (self.build)(&settings)
     }
@@ -177,13 +180,14 @@ pub fn find<'a, T: ?Sized>(entries: &'a [Entry<T>], name: &str) -> Result<&'a En
         .ok_or_else(|| Error::unknown("method", name, entries.iter().map(|entry| entry.card.name)))
 }
 
-/// The registry of a group: one `module::Type` per method, in alphabetic order, then presets as rows of data.
+/// The registry of a group: one `module::Type` per method, in alphabetic order, then presets as rows of data:
+/// `presets [full::BITFIT = full::Full { "weights = false" }]`, a card of their own and settings for a method.
 ///
 /// A listed type without a file does not compile; a file that is not listed is a `dead_code` warning and fails the tidy test.
 #[macro_export]
 macro_rules! methods {
     ($(#[$meta:meta])* $vis:vis static $all:ident: dyn $family:path = [$($module:ident::$ty:ident),* $(,)?]
-        $(presets [$($preset:literal = $pmodule:ident::$pty:ident { $($settings:literal),* } $pcard:expr),* $(,)?])?;) => {
+        $(presets [$($pcard:path = $pmodule:ident::$pty:ident { $($settings:literal),* }),* $(,)?])?;) => {
         $(pub use self::$module::$ty;)*
         $(#[$meta])*
         $vis static $all: &[$crate::Entry<dyn $family>] = &[

@@ -1,8 +1,8 @@
 //! The patch: everything that is trained, estimated or remembered about a frozen model.
 
 use crate::{
-    Adapter, Affine, AnyTensor, AnyWeight, Error, Model, Params, Place, Result, Rng, Role, Site, SiteKind, read_safetensors,
-    write_safetensors, write_whole,
+    Adapter, Affine, AnyTensor, AnyWeight, Error, Model, Params, Place, Result, Rng, Role, Site, SiteKind,
+    read_safetensors, write_safetensors, write_whole,
 };
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -65,27 +65,36 @@ impl Patch {
     /// When the method cannot stand at a site, or its shapes do not fit.
     pub fn add(&mut self, model: &dyn Model, adapter: Adapter, sites: &[Site], rng: &mut Rng) -> Result<()> {
         let card = adapter.card();
-        let taken = self.parts.iter().filter(|part| part.name.trim_end_matches(|c: char| c == '_' || c.is_numeric()) == card.name);
+        let taken = self
+            .parts
+            .iter()
+            .filter(|part| part.name.trim_end_matches(|c: char| c == '_' || c.is_numeric()) == card.name);
         let name = match taken.count() {
             0 => card.name.to_owned(),
             n => format!("{}_{}", card.name, n + 1),
         };
         let like = model.like();
+        if let Some(site) = sites.iter().find(|site| !adapter.accepts(site)) {
+            return Err(Error::Unsupported {
+                who: card.name.to_owned(),
+                what: format!(
+                    "stand at `{}` ({:?}, {} bias)",
+                    site.name,
+                    site.kind,
+                    if site.bias { "with" } else { "without" }
+                ),
+                instead: "narrow `targets`".to_owned(),
+            });
+        }
         match &adapter {
             Adapter::Weight(method) => {
-                if let Some(site) = sites.iter().find(|site| !method.accepts_kind(site.kind)) {
-                    return Err(Error::Unsupported {
-                        who: card.name.to_owned(),
-                        what: format!("stand at `{}`, which is {:?}", site.name, site.kind),
-                        instead: "narrow `targets`".to_owned(),
-                    });
-                }
                 method.share_over(sites, like, rng)?.into_params(&name, &mut self.buffers);
                 for site in sites {
                     let base = affine_at(model.weights(), site)?;
                     let place = Place { site, part: &name, params: &self.params, buffers: &self.buffers, mask: None };
                     let slots = method.init_at(&base, &place, rng)?;
-                    self.roles.extend(slots.into_params(&format!("{}.{name}", site.name), &mut self.params));
+                    let roles = slots.into_params(&format!("{}.{name}", site.name), &mut self.params);
+                    self.roles.extend(roles.into_iter().map(|(name, role)| (name, role_at(site.kind, role))));
                 }
             }
             Adapter::Activation(method) => {
@@ -160,7 +169,10 @@ impl Patch {
         })
     }
 
-    pub(crate) fn activations_at<'a>(&'a self, site: &str) -> impl Iterator<Item = (&'a Part, &'a dyn crate::AnyActivation)> {
+    pub(crate) fn activations_at<'a>(
+        &'a self,
+        site: &str,
+    ) -> impl Iterator<Item = (&'a Part, &'a dyn crate::AnyActivation)> {
         let parts = self.at.get(site).into_iter().flatten().map(|&i| &self.parts[i]);
         parts.filter_map(|part| match &part.kind {
             Kind::Adapter(Adapter::Activation(method)) => Some((part, method.as_ref())),
@@ -263,7 +275,8 @@ impl Patch {
     /// # Errors
     /// When the tensor is unknown or the edit does not fit it.
     pub fn edit(&mut self, edit: &crate::Edit) -> Result<()> {
-        let tensor = self.params.any(&edit.param).ok_or_else(|| Error::unknown("tensor", &edit.param, self.params.names()))?;
+        let tensor =
+            self.params.any(&edit.param).ok_or_else(|| Error::unknown("tensor", &edit.param, self.params.names()))?;
         let edited = edit.apply(tensor, false)?;
         self.params.insert(edit.param.clone(), edited);
         Ok(())
@@ -281,9 +294,12 @@ impl Patch {
                 settings: adapter.settings(),
                 sites: part.sites.clone(),
             },
-            Kind::Head => {
-                PartFile { method: "head".to_owned(), name: part.name.clone(), settings: toml::Table::new(), sites: vec![] }
-            }
+            Kind::Head => PartFile {
+                method: "head".to_owned(),
+                name: part.name.clone(),
+                settings: toml::Table::new(),
+                sites: vec![],
+            },
         });
         let config = PatchFile {
             peft_type: "ACCLIMATE".to_owned(),
@@ -313,14 +329,19 @@ impl Patch {
         let mut patch = Self { roles: config.roles, base: config.base_fingerprint, ..Self::default() };
         for name in patch.roles.keys() {
             if !tensors.has(name) {
-                return Err(Error::format(&weights, format!("tensor `{name}` is missing; the patch folder is incomplete")));
+                return Err(Error::format(
+                    &weights,
+                    format!("tensor `{name}` is missing; the patch folder is incomplete"),
+                ));
             }
         }
         for (name, tensor) in tensors.iter() {
             match name.strip_prefix("buffer.") {
                 Some(name) => patch.buffers.insert(name, tensor.clone()),
                 None if patch.roles.contains_key(name) => patch.params.insert(name, tensor.clone()),
-                None => return Err(Error::format(&weights, format!("tensor `{name}` belongs to no part of the patch"))),
+                None => {
+                    return Err(Error::format(&weights, format!("tensor `{name}` belongs to no part of the patch")));
+                }
             }
         }
         for part in config.parts {
@@ -364,6 +385,14 @@ pub fn affine_at(weights: &Params, site: &Site) -> Result<Affine> {
     };
     let bias = if site.bias { Some(weights.get::<1>(&format!("{}.bias", site.name))?) } else { None };
     Ok(Affine { weight, bias })
+}
+
+/// A norm's whole weight or bias has its scale's or shift's role, whatever the method.
+fn role_at(kind: SiteKind, role: Role) -> Role {
+    match (kind, role) {
+        (SiteKind::Norm | SiteKind::BatchNorm, Role::Weight | Role::Bias) => Role::Norm,
+        _ => role,
+    }
 }
 
 /// A matrix back in the shape the checkpoint stores.

@@ -82,7 +82,24 @@ pub enum Targets {
     Names(Vec<String>),
 }
 
+impl From<&[&str]> for Targets {
+    fn from(names: &[&str]) -> Self {
+        match names {
+            [name] => Self::Word((*name).to_owned()),
+            names => Self::Names(names.iter().map(|&name| name.to_owned()).collect()),
+        }
+    }
+}
+
 impl Targets {
+    /// Every word that stands for a kind of site.
+    pub const WORDS: [&'static str; 5] = ["linear", "norm", "embedding", "block", "all"];
+
+    /// Whether a kind is meant rather than sites by their names.
+    pub fn is_kind(&self) -> bool {
+        matches!(self, Self::Word(word) if Self::WORDS.contains(&word.as_str()))
+    }
+
     /// The sites meant, in the model's order.
     ///
     /// # Errors
@@ -103,9 +120,8 @@ impl Targets {
             Self::Names(names) => {
                 for name in names {
                     if !sites.iter().any(|site| matches(name, &site.name)) {
-                        let words = ["linear", "norm", "embedding", "block", "all"];
                         let ends = sites.iter().filter_map(|s| s.name.rsplit('.').next());
-                        return Err(Error::unknown("target", name, words.into_iter().chain(ends)));
+                        return Err(Error::unknown("target", name, Self::WORDS.into_iter().chain(ends)));
                     }
                 }
                 sites.iter().filter(|site| names.iter().any(|name| matches(name, &site.name))).cloned().collect()

@@ -26,6 +26,7 @@ use syn::{DeriveInput, Error, GenericArgument, PathArguments, PathSegment, Type,
 /// | `catalogue = [160]` | numbers in the catalogue of papers, possibly none (required) |
 /// | `paper = "arxiv:2106.09685"` | `arxiv:…`, `doi:…` or `-` (required) |
 /// | `year = 2021` | year of publication (required) |
+/// | `targets("linear")` | where an adapter goes unless the user says: a word or names of sites |
 /// | `needs(gradients, dense)` | variants of `Need` in snake case |
 /// | `promises(mergeable)` | variants of `Promise` in snake case |
 /// | `case = "rank = 2"` | TOML settings for the suites; with none given there is one empty case |

@@ -15,7 +15,8 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let fields = named_fields(input, "Method")?;
     let doc = doc(&input.attrs);
     check_doc(&doc).map_err(|text| Error::new_spanned(ident, text))?;
-    let Card { name, title, catalogue, paper, year, needs, promises, cases, waivers, validate } = Card::read(input)?;
+    let Card { name, title, catalogue, paper, year, targets, needs, promises, cases, waivers, validate } =
+        Card::read(input)?;
     let params = all(fields.iter().map(Param::read))?;
     let infos = params.iter().map(Param::info);
     let checks = params.iter().map(|param| param.check(&name));
@@ -31,6 +32,7 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
                 catalogue: &[#(#catalogue),*],
                 paper: #paper,
                 year: #year,
+                targets: &[#(#targets),*],
                 doc: #doc,
                 params: &[#(#infos),*],
                 needs: &[#(::acclimate_core::Need::#needs),*],
@@ -104,6 +106,7 @@ struct Card {
     catalogue: Vec<u16>,
     paper: LitStr,
     year: u16,
+    targets: Vec<LitStr>,
     needs: Vec<Ident>,
     promises: Vec<Ident>,
     cases: Vec<LitStr>,
@@ -115,7 +118,7 @@ impl Card {
     fn read(input: &DeriveInput) -> syn::Result<Self> {
         let (mut name, mut title, mut catalogue, mut paper, mut year) = (None, None, None, None, None);
         let (mut needs, mut promises, mut cases, mut waivers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut validate = None;
+        let (mut targets, mut validate) = (None, None);
         method_attributes(&input.attrs, |key, meta| match key {
             "name" => set(&mut name, &meta.path, key, name_of(&meta.value()?.parse()?)?),
             "title" => set(&mut title, &meta.path, key, meta.value()?.parse()?),
@@ -123,6 +126,7 @@ impl Card {
             "paper" => set(&mut paper, &meta.path, key, paper_of(meta.value()?.parse()?)?),
             "year" => set(&mut year, &meta.path, key, meta.value()?.parse::<LitInt>()?.base10_parse()?),
             "validate" => set(&mut validate, &meta.path, key, meta.value()?.parse()?),
+            "targets" => set(&mut targets, &meta.path, key, texts(meta.input)?),
             "needs" => variants(&mut needs, meta),
             "promises" => variants(&mut promises, meta),
             "case" => {
@@ -139,8 +143,8 @@ impl Card {
                 Ok(())
             }),
             _ => Err(meta.error(
-                "unknown key; a method takes `name`, `title`, `catalogue`, `paper`, `year`, `needs`, `promises`, \
-                     `case`, `waive` and `validate`",
+                "unknown key; a method takes `name`, `title`, `catalogue`, `paper`, `year`, `targets`, `needs`, \
+                     `promises`, `case`, `waive` and `validate`",
             )),
         })?;
         let missing = |key: &str| Error::new_spanned(&input.ident, format!("`#[method({key} = …)]` is missing"));
@@ -153,6 +157,7 @@ impl Card {
             catalogue: catalogue.ok_or_else(|| missing("catalogue"))?,
             paper: paper.ok_or_else(|| missing("paper"))?,
             year: year.ok_or_else(|| missing("year"))?,
+            targets: targets.unwrap_or_default(),
             needs,
             promises,
             cases,
@@ -198,6 +203,14 @@ fn numbers(input: ParseStream) -> syn::Result<Vec<u16>> {
     bracketed!(list in input);
     let numbers = Punctuated::<LitInt, Token![,]>::parse_terminated(&list)?;
     numbers.iter().map(LitInt::base10_parse).collect()
+}
+
+/// `("key", "value")`.
+fn texts(input: ParseStream) -> syn::Result<Vec<LitStr>> {
+    let list;
+    parenthesized!(list in input);
+    let texts = Punctuated::<LitStr, Token![,]>::parse_terminated(&list)?;
+    Ok(texts.into_iter().collect())
 }
 
 /// `(gradients, dense)`.
@@ -402,12 +415,14 @@ mod tests {
     #[test]
     fn the_card_holds_what_is_written() {
         let more = r#"#[method(needs(gradients), promises(low_rank), waive(one_check = "no", other = "why"))]
-            #[method(needs(dense), case = "rank = 2", case = "rank = 3", validate = Self::shape)]"#;
+            #[method(needs(dense), case = "rank = 2", case = "rank = 3", validate = Self::shape)]
+            #[method(targets("key", "value"))]"#;
         let code = code(&method(PAGE, &format!("{CARD}{more}"), ""), expand);
         assert!(
             code.contains(r#"name:"lora",title:"LoRA",catalogue:&[160u16],paper:"doi:10.1/x",year:2021u16"#),
             "{code}"
         );
+        assert!(code.contains(r#"targets:&["key","value"]"#), "{code}");
         assert!(code.contains("needs:&[::acclimate_core::Need::Gradients,::acclimate_core::Need::Dense]"), "{code}");
         assert!(code.contains("promises:&[::acclimate_core::Promise::LowRank]"), "{code}");
         assert!(code.contains(r#"waivers:&[("one_check","no"),("other","why")]"#), "{code}");

@@ -39,6 +39,7 @@ struct Card {
     catalogue: &'static [u16],
     paper: &'static str,
     year: u16,
+    targets: &'static [&'static str],
     doc: &'static str,
     params: &'static [ParamInfo],
     needs: &'static [Need],
@@ -72,7 +73,7 @@ const LINE: u32 = line!() + 19;
 /// Hu et al., 2021.
 #[derive(Clone, Method)]
 #[method(name = "lora", title = "LoRA", catalogue = [160], paper = "arxiv:2106.09685", year = 2021)]
-#[method(needs(gradients), promises(low_rank), waive(a_check = "a reason"), validate = Self::fits)]
+#[method(needs(gradients), promises(low_rank), targets("linear"), waive(a_check = "a reason"), validate = Self::fits)]
 struct Lora {
     /// Rank of
     /// the update.
@@ -105,6 +106,7 @@ fn the_card_describes_the_struct() {
     assert_eq!((card.name, card.title, card.catalogue, card.year), ("lora", "LoRA", &[160][..], 2021));
     assert_eq!((card.paper, card.file, card.line), ("arxiv:2106.09685", file!(), LINE));
     assert_eq!((card.needs, card.promises), (&[Need::Gradients][..], &[Promise::LowRank][..]));
+    assert_eq!(card.targets, ["linear"]);
     assert_eq!(card.waivers, [("a_check", "a reason")]);
     assert_eq!(Lora::CASES, [""]);
     assert!(card.doc.starts_with("Adds a product of two factors\nto the frozen weight.\n\n# Mathematics\n$W + BA$\n"));

@@ -1,1 +1,63 @@
-//! Parameter-efficient fine-tuning
+//! Parameter-efficient fine-tuning: methods that change a frozen model by training a few numbers beside it.
+//!
+//! [`build`] makes a method from its name and a recipe's table, [`place`] puts it at its sites.
+mod draw;
+mod full;
+mod houlsby;
+mod hra;
+mod ia3;
+mod lora;
+mod place;
+mod vera;
+
+use acclimate_core::{Adapter, AnyActivation, AnyWeight, Card, Error, Result, find, methods};
+
+pub use full::{BITFIT, NORM_TUNING};
+pub use houlsby::Activation;
+pub use place::place;
+
+methods! {
+    /// Methods that change weights.
+    pub static WEIGHT: dyn AnyWeight = [full::Full, hra::Hra, ia3::Ia3, lora::Lora, vera::Vera]
+        presets [
+            full::BITFIT = full::Full { "weights = false" },
+            full::NORM_TUNING = full::Full { "weights = true", "biases = true" },
+        ];
+}
+
+methods! {
+    /// Methods that act on the states of sub-blocks.
+    pub static ACTIVATION: dyn AnyActivation = [houlsby::Houlsby];
+}
+
+/// Every method and preset of the family.
+pub fn cards() -> impl Iterator<Item = Card> {
+    WEIGHT.iter().map(|entry| entry.card).chain(ACTIVATION.iter().map(|entry| entry.card))
+}
+
+/// The card of one method.
+///
+/// # Errors
+/// An unknown name, with the nearest ones.
+pub fn card(name: &str) -> Result<Card> {
+    cards().find(|card| card.name == name).ok_or_else(|| Error::unknown("method", name, cards().map(|card| card.name)))
+}
+
+/// A method from its name and settings; what the settings leave out takes its default.
+///
+/// # Errors
+/// An unknown name or key, with the nearest ones, or a value out of range.
+///
+/// # Example
+/// ```
+/// let lora = acclimate_peft::build("lora", &"rank = 4".parse()?)?;
+/// assert_eq!(lora.settings()["rank"].as_integer(), Some(4));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn build(name: &str, settings: &toml::Table) -> Result<Adapter> {
+    let card = card(name)?;
+    if let Ok(entry) = find(WEIGHT, card.name) {
+        return Ok(Adapter::Weight(entry.build(settings)?.into()));
+    }
+    Ok(Adapter::Activation(find(ACTIVATION, card.name)?.build(settings)?.into()))
+}
