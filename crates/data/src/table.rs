@@ -395,6 +395,12 @@ fn json_value(value: serde_json::Value) -> Result<Value, String> {
 }
 
 fn parquet(file: &Path) -> Result<Table> {
+    // The decoder asserts some of what a damaged page breaks.
+    let read = std::panic::catch_unwind(|| parquet_rows(file));
+    read.unwrap_or_else(|_| Err(Error::format(file, "is damaged inside; fetch or write it again")))
+}
+
+fn parquet_rows(file: &Path) -> Result<Table> {
     let bad = |e: parquet::errors::ParquetError| {
         Error::format(file, format!("is not a whole parquet file ({e}); fetch or write it again"))
     };
