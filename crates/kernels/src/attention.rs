@@ -293,3 +293,26 @@ unsafe fn product_into(
 fn last(rows: usize, columns: usize, strides: [usize; 2]) -> usize {
     (rows - 1) * strides[0] + (columns - 1) * strides[1]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The products read weights and slopes, so these must be free of subnormal numbers, not only the results.
+    #[test]
+    fn weights_and_slopes_are_never_subnormal() {
+        let keys = 131;
+        let mask: Vec<f32> = (0..keys).map(|i| -(i as f32)).collect();
+        for level in Level::available() {
+            let mut weights = vec![0.5; 2 * keys];
+            softmax_rows(level, &mut weights, &mask);
+            assert!(weights[..keys].iter().all(|x| !x.is_subnormal()), "{level:?}");
+            assert!((weights[..keys].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            // Whatever follows from a weight by one more product of ordinary size stays normal too.
+            assert!(weights.iter().all(|x| *x == 0.0 || *x > 1e-24));
+            let mut slopes: Vec<f32> = (0..2 * keys).map(|i| (i % 7) as f32 * 1e-18).collect();
+            softmax_rows_backward(level, &weights, &mut slopes, keys);
+            assert!(slopes.iter().all(|x| !x.is_subnormal()), "{level:?}");
+        }
+    }
+}
