@@ -1,1 +1,19 @@
-//! Test-time adaptation
+//! Test-time adaptation: a deployed model keeps up with inputs that drift, without labels.
+//!
+//! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
+mod batch_statistics;
+mod host;
+mod loss;
+mod method;
+mod stream;
+mod tent;
+
+pub use host::{Counts, Gradient, Host};
+pub use loss::entropy;
+pub use method::{AnyTestTime, TestTime};
+pub use stream::{Event, Report, Reset, Stream, Watch};
+
+acclimate_core::methods! {
+    /// All test-time methods.
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, tent::Tent];
+}

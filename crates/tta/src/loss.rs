@@ -1,0 +1,57 @@
+//! Losses without labels.
+
+use burn::tensor::{Tensor, activation};
+
+/// The entropy of each row's softmax, `H = −Σₖ pₖ·log pₖ`: `[batch, classes]` to `[batch]`. Its gradient is `−pₖ·(log pₖ + H)`.
+pub fn entropy(logits: Tensor<2>) -> Tensor<1> {
+    let log = activation::log_softmax(logits, 1);
+    (log.clone().exp() * log).sum_dim(1).squeeze_dim::<1>(1).neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use acclimate_core::AnyTensor;
+    use burn::tensor::{DType, Device, TensorData};
+
+    fn logits(rows: [[f64; 3]; 2]) -> Tensor<2> {
+        Tensor::from_data(TensorData::from(rows), (&Device::flex(), DType::F64))
+    }
+
+    fn gradient(rows: [[f64; 3]; 2]) -> Vec<f64> {
+        let z = logits(rows).autodiff().require_grad();
+        let mut tape = entropy(z.clone()).sum().backward();
+        AnyTensor::from(z.grad_remove(&mut tape).unwrap()).to_f64s()
+    }
+
+    #[test]
+    fn the_gradient_is_the_closed_form() {
+        let rows: [[f64; 3]; 2] = [[0.3, -1.2, 2.0], [5.0, 4.0, -3.0]];
+        let expected: Vec<f64> = rows
+            .iter()
+            .flat_map(|row| {
+                let sum: f64 = row.iter().map(|z| z.exp()).sum();
+                let p: Vec<f64> = row.iter().map(|z| z.exp() / sum).collect();
+                let h: f64 = -p.iter().map(|p| p * p.ln()).sum::<f64>();
+                p.into_iter().map(move |p| -p * (p.ln() + h))
+            })
+            .collect();
+        // A dozen roundings in f64 of numbers below ten.
+        assert!(gradient(rows).iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-14), "{expected:?}");
+    }
+
+    #[test]
+    fn equal_logits_have_the_log_of_their_number_and_no_gradient() {
+        let rows = [[0.7; 3], [-40.0; 3]];
+        let h = AnyTensor::from(entropy(logits(rows))).to_f64s();
+        assert!(h.iter().all(|h| (h - 3f64.ln()).abs() < 1e-15), "{h:?}");
+        assert!(gradient(rows).iter().all(|g| g.abs() < 1e-15));
+    }
+
+    #[test]
+    fn certain_rows_have_none_of_either() {
+        let rows = [[1e4, 0.0, 0.0], [0.0, 0.0, 800.0]];
+        assert_eq!(AnyTensor::from(entropy(logits(rows))).to_f64s(), [0.0, 0.0]);
+        assert!(gradient(rows).iter().all(|g| *g == 0.0));
+    }
+}
