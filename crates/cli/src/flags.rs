@@ -135,7 +135,7 @@ fn readings(text: &str) -> Vec<Value> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let words = || parts.iter().map(|part| Value::String((*part).to_owned())).collect();
     let mut all = vec![];
-    if text.starts_with(['[', '"', '\'']) {
+    if text.starts_with(['[', '{', '"', '\'']) {
         all.extend(literal(text));
     }
     if parts.len() > 1 {

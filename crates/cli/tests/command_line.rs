@@ -1,0 +1,341 @@
+//! The real program on tiny models: help, a whole round trip, and everything that can be wrong with what it is given.
+
+use acclimate_core::{Model, write_safetensors};
+use acclimate_models::tiny;
+use burn::tensor::DType;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_acclimate");
+
+/// A folder with a model over texts, its tokenizer and labelled rows.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let model = place.path("model");
+        write_safetensors(&model.join("model.safetensors"), tiny::bert(1, DType::F32).weights(), BTreeMap::new())
+            .unwrap();
+        let mut config = serde_json::to_value(tiny::bert_config()).unwrap();
+        config["model_type"] = "bert".into();
+        std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+        std::fs::write(model.join("tokenizer.json"), tokenizer()).unwrap();
+        std::fs::write(place.path("rows.csv"), rows(48)).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        command.current_dir(self.0.path()).env("ACCLIMATE_CACHE", self.path("cache")).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.command().args(line.split_whitespace()).output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    fn good(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert!(output.status.success(), "{line}: {}", error(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Every file and folder below.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![self.0.path().to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path.clone());
+                }
+                found.insert(path);
+            }
+        }
+        found
+    }
+
+    /// A command that must end with one message, and leave everything as it was.
+    fn refused(&self, line: &str, code: i32, parts: &[&str]) {
+        let before = self.files();
+        let output = self.run(line);
+        let text = error(&output);
+        assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+        let messages: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(messages.len(), 1, "{line}: {text}");
+        assert!(parts.iter().all(|part| messages[0].contains(part)), "{line}: {text}");
+        assert!(!text.contains("panicked") && !text.contains("this is a bug"), "{line}: {text}");
+        assert_eq!(self.files(), before, "{line}");
+    }
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn tokenizer() -> String {
+    let words = ["[PAD]", "[UNK]", "good", "bad", "fine", "poor", "film", "book", "a", "the", "is", "was"];
+    let vocabulary: Vec<String> = words.iter().enumerate().map(|(id, word)| format!("\"{word}\":{id}")).collect();
+    format!(
+        r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":{{"type":"Lowercase"}},
+        "pre_tokenizer":{{"type":"Whitespace"}},"post_processor":null,"decoder":null,
+        "model":{{"type":"WordLevel","vocab":{{{}}},"unk_token":"[UNK]"}}}}"#,
+        vocabulary.join(",")
+    )
+}
+
+fn rows(count: usize) -> String {
+    let mut text = "text,label\n".to_owned();
+    for row in 0..count {
+        let (word, label) = [("good", "yes"), ("bad", "no"), ("fine", "yes"), ("poor", "no")][row % 4];
+        let (article, noun) = ([("the", "film"), ("a", "book")][row / 4 % 2], row % 3);
+        writeln!(text, "{} {} {} {word},{label}", article.0, article.1, ["is", "was", "is the"][noun]).unwrap();
+    }
+    text
+}
+
+const TUNE: &str = "tune --model model --data rows.csv --out run --epochs 2 --gate.folds 2 --max-length 16";
+
+#[test]
+fn help_shows_examples_and_every_key() {
+    let place = Place::new();
+    let text = place.good("--help");
+    assert!(text.contains("acclimate tune --model asset:minilm --data reviews.csv"), "{text}");
+    let text = place.good("tune --help");
+    for key in acclimate::Recipe::keys() {
+        assert!(text.contains(&format!("--{} ", key.name)), "{}", key.name);
+    }
+    assert!(text.contains("acclimate methods explain NAME"), "{text}");
+}
+
+#[test]
+fn tune_predict_and_evaluate() {
+    let place = Place::new();
+    let summary = place.good(&format!("{TUNE} --json"));
+    assert!(summary.starts_with('{') && summary.contains("\"chosen\""), "{summary}");
+    assert!(place.path("run/report.html").is_file());
+    place.write("new.csv", "text\nthe film is good\na book was bad\n");
+    let lines = place.good("predict --run run --data new.csv --json");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(
+        lines.starts_with("{\"row\":1,\"answer\":\"yes\",\"probability\":") || lines.contains("\"answer\":\"no\""),
+        "{lines}"
+    );
+    let cells = place.good("predict --run run/patch --data new.csv");
+    assert!(cells.starts_with("row\tanswer\tprobability\n1\t"), "{cells}");
+    place.good("predict --run run --data new.csv --out answers.csv");
+    let written = std::fs::read_to_string(place.path("answers.csv")).unwrap();
+    assert_eq!(written.replace(',', "\t"), cells);
+    let scores = place.good("eval --run run --data rows.csv --json");
+    assert!(scores.contains("\"metric\": \"accuracy\"") && scores.contains("\"rows\": 48"), "{scores}");
+    let text = place.good("eval --run run --data rows.csv");
+    assert!(text.starts_with("48 rows\n  accuracy"), "{text}");
+    place.refused(TUNE, 1, &["holds a finished run", "--out"]);
+}
+
+#[test]
+fn a_recipe_file_and_flags_over_it() {
+    let place = Place::new();
+    place.write("run.toml", "model = 'model'\ndata = 'rows.csv'\nepochs = 50\nmax_length = 16\n[gate]\nfolds = 0\n");
+    let text = place.good("tune --recipe run.toml --epochs 1 --out run --adapter.rank 2 --quiet");
+    assert!(
+        text.contains("The patch was chosen") && text.contains("acclimate predict --run run --data new.csv"),
+        "{text}"
+    );
+    let kept = std::fs::read_to_string(place.path("run/recipe.toml")).unwrap();
+    assert!(kept.contains("epochs = 1\n") && kept.contains("rank = 2\n"), "{kept}");
+    let output = place.run("tune --recipe run.toml --epochs 1 --out quiet --quiet");
+    assert_eq!(error(&output), "");
+}
+
+#[test]
+fn images_by_class() {
+    let place = Place::new();
+    tiny::resnet(1, DType::F32).save(&place.path("net")).unwrap();
+    for (class, shade) in [("dark", 20u8), ("light", 220)] {
+        std::fs::create_dir_all(place.path(&format!("images/{class}"))).unwrap();
+        for n in 0..8u8 {
+            let image = image::GrayImage::from_fn(8, 8, |x, y| image::Luma([shade + n + (x + y) as u8]));
+            image.save(place.path(&format!("images/{class}/{n}.png"))).unwrap();
+        }
+    }
+    place.good("tune --model net --data images --out run --epochs 1 --gate.folds 0 --adapter.rank 2 --quiet");
+    let lines = place.good("predict --run run --data images --json");
+    assert_eq!(lines.lines().count(), 16);
+}
+
+#[test]
+fn unknown_names_answer_with_the_nearest() {
+    let place = Place::new();
+    place.refused("tune --epoch 3", 2, &["unknown flag `--epoch`", "`--epochs`"]);
+    place.refused("tune --adapter.rnak 3", 2, &["`--adapter.rank`"]);
+    place.refused("predict --rum x", 2, &["`--run`"]);
+    place.refused("tune --epochs many", 2, &["`--epochs many`"]);
+    place.refused("tune --schedule cosin", 2, &["`cosine`"]);
+    place.refused("tune --test-share 1.5", 2, &["`test_share`"]);
+    place.refused("methods explain lroa", 1, &["unknown method `lroa`", "nearest"]);
+    place.refused("methods list --family pft", 1, &["unknown family `pft`", "`peft`"]);
+    place.refused("assets get minilmm", 1, &["unknown asset `minilmm`", "`minilm`"]);
+    place.write("bad.toml", "epoch = 3\n");
+    place.refused("tune --recipe bad.toml", 2, &["unknown recipe key `epoch`", "`epochs`"]);
+    place.refused(&format!("{TUNE} --adapter nothing"), 1, &["unknown method `nothing`"]);
+    place.refused(&format!("{TUNE} --optim.growth_rate 0.5"), 1, &["`growth_rate`", "at least 1"]);
+}
+
+#[test]
+fn bad_data_is_named() {
+    let place = Place::new();
+    let with = |data: &str| format!("tune --model model --data {data} --out run");
+    place.refused("tune --model model", 1, &["no data given", "--data"]);
+    place.refused("tune --data rows.csv", 1, &["no model given", "--model"]);
+    place.refused(&with("none.csv"), 1, &["none.csv"]);
+    place.refused(&with("rows.csv --text txet"), 1, &["unknown column `txet`", "`text`"]);
+    place.write("empty.csv", "");
+    place.refused(&with("empty.csv"), 1, &["empty.csv", "is empty"]);
+    place.write("header.csv", "text,label\n");
+    place.refused(&with("header.csv"), 1, &["header.csv"]);
+    place.write("ragged.csv", "text,label\ngood,1\nbad\n");
+    place.refused(&with("ragged.csv"), 1, &["ragged.csv", "row 2"]);
+    place.write("nan.csv", "text,label\ngood,0.5\nbad,NaN\n");
+    place.refused(&with("nan.csv --task regression"), 1, &["nan.csv", "row 2", "`label`", "not finite"]);
+    place.write("words.csv", "text,label\ngood,high\nbad,low\n");
+    place.refused(&with("words.csv --task regression"), 1, &["row 1", "`label`", "not a number"]);
+    place.write("broken.jsonl", "{\"text\": \"good\", \"label\": 1}\n{\"text\":");
+    place.refused(&with("broken.jsonl"), 1, &["broken.jsonl", "line 2"]);
+    place.refused(&with("rows.csv --train-rows 1000"), 1, &["`train_rows`", "1000"]);
+}
+
+#[test]
+fn bad_models_are_named() {
+    let place = Place::new();
+    let file = place.path("model/model.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    let mut cases = vec![
+        ("truncated", whole[..whole.len() / 2].to_vec()),
+        ("no header", whole[..5].to_vec()),
+        ("empty", vec![]),
+        ("endless header", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
+        ("long header", [&(1u64 << 40).to_le_bytes()[..], &whole[8..]].concat()),
+    ];
+    for shape in ["[18446744073709551615, 2]", "[1099511627776]", "[4294967296, 4294967296]"] {
+        let header = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,4]}}}}"#);
+        cases.push((shape, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat()));
+    }
+    for (name, bytes) in cases {
+        std::fs::write(&file, bytes).unwrap();
+        println!("{name}");
+        place.refused(TUNE, 1, &["model.safetensors"]);
+    }
+    std::fs::write(&file, &whole).unwrap();
+    place.write("model/tokenizer.json", "{}");
+    place.refused(TUNE, 1, &["tokenizer.json"]);
+    place.write("model/config.json", "{\"model_type\": \"brt\"}");
+    place.refused(TUNE, 1, &["unknown model type `brt`", "`bert`"]);
+    place.refused("predict --run nowhere --data rows.csv", 1, &["nowhere"]);
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let place = Place::new();
+    place.refused("tune --model model --data rows.csv --out rows.csv/run --max-length 16", 1, &["rows.csv"]);
+    place.good(&format!("{TUNE} --quiet"));
+    place.write("many.csv", rows(400));
+    place.refused("predict --run run --data rows.csv --out rows.csv/a.csv", 1, &["`rows.csv` is no folder"]);
+    place.refused("predict --run run --data rows.csv --out answers.xls", 1, &[".jsonl, .csv or .tsv"]);
+    place.refused("predict --run run --data rows.csv --out model", 1, &["model"]);
+    let before = place.files();
+    if cfg!(target_os = "linux") {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = place.command().args(["methods", "list"]).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(error(&output).starts_with("error: "), "{}", error(&output));
+    }
+    if cfg!(unix) {
+        // Four blocks of 512 or 1024 bytes: the answers do not fit.
+        let line = format!("ulimit -f 4; exec {BINARY} predict --run run --data many.csv --out answers.jsonl");
+        let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+        assert!(error(&output).starts_with("error: answers.jsonl: "), "{}", error(&output));
+        assert_eq!(place.files(), before);
+        let line = format!("ulimit -f 8; exec {BINARY} {} --quiet", TUNE.replace("--out run", "--out full"));
+        let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+        assert!(error(&output).starts_with("error: full"), "{}", error(&output));
+        let left = place.files();
+        let partial = left.iter().find(|file| file.extension().is_some_and(|end| end == "tmp"));
+        assert_eq!(partial, None);
+        // With room again the same command goes on.
+        place.good(&format!("{} --quiet", TUNE.replace("--out run", "--out full")));
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let place = Place::new();
+    let mut child = place
+        .command()
+        .args(["methods", "explain", "lora"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", error(&output));
+    assert_eq!(error(&output), "");
+}
+
+#[test]
+fn methods_as_json_tell_the_whole_card() {
+    let place = Place::new();
+    let all: serde_json::Value = serde_json::from_str(&place.good("methods list --json")).unwrap();
+    let count: usize = acclimate::catalogue().iter().map(|family| family.cards.len()).sum();
+    let all = all.as_array().unwrap();
+    assert_eq!(all.len(), count);
+    for key in ["name", "title", "family", "catalogue", "paper", "year", "summary", "params", "needs", "promises"] {
+        assert!(all.iter().all(|method| method.get(key).is_some()), "{key}");
+    }
+    for method in all {
+        let text = place.good(&format!("methods explain {}", method["name"].as_str().unwrap()));
+        assert!(text.contains("\nSettings\n") && text.contains("\nNeeds\n"), "{text}");
+        let code = |line: &str| line.starts_with("      ");
+        assert!(text.lines().filter(|line| !code(line)).all(|line| line.chars().count() <= 100), "{text}");
+    }
+    let assets: serde_json::Value = serde_json::from_str(&place.good("assets list --json")).unwrap();
+    assert!(assets.as_array().unwrap().iter().any(|asset| asset["name"] == "asset:minilm"));
+    assert!(place.good("assets list").contains("asset:minilm"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_the_same_command_goes_on() {
+    let place = Place::new();
+    let tune = "tune --model model --data rows.csv --out run --epochs 3000 --gate.folds 0 --max-length 16";
+    let child = place.command().args(tune.split(' ')).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let began = std::time::Instant::now();
+    while !place.path("run/checkpoints/final/last").exists() {
+        assert!(began.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", error(&output));
+    let text = error(&output);
+    assert!(text.contains("run the same command:\n  acclimate tune --model model"), "{text}");
+    assert!(place.path("run/checkpoints/final/last/place.json").is_file());
+    assert!(!place.path("run/result.json").exists());
+}
