@@ -22,7 +22,7 @@ layers = {"wide": fill(rng, nn.Linear(6, 5)), "tall": fill(rng, nn.Linear(4, 7))
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
-        self.wide, self.tall = nn.Linear(6, 5), nn.Linear(4, 7)
+        self.wide, self.tall = nn.Linear(6, 5).double(), nn.Linear(4, 7).double()
         for name, layer in layers.items():
             getattr(self, name).load_state_dict(layer.state_dict())
 
