@@ -153,7 +153,8 @@ impl RecordReader {
         let mut params = Params::default();
         for name in names.split('\n').filter(|name| !name.is_empty()) {
             let key = format!("{field}/{name}");
-            let tensor = self.tensors.any(&key).ok_or_else(|| Error::unknown("state tensor", &key, self.tensors.names()))?;
+            let tensor =
+                self.tensors.any(&key).ok_or_else(|| Error::unknown("state tensor", &key, self.tensors.names()))?;
             params.insert(name, tensor.clone());
         }
         Ok(params)
@@ -193,5 +194,6 @@ impl RecordReader {
 }
 
 fn bits(field: &str, text: &str) -> Result<u64> {
-    u64::from_str_radix(text, 16).map_err(|_| Error::Other(format!("state field `{field}` is not a number's bits: `{text}`")))
+    u64::from_str_radix(text, 16)
+        .map_err(|_| Error::Other(format!("state field `{field}` is not a number's bits: `{text}`")))
 }

@@ -18,20 +18,26 @@ pub fn read_safetensors(file: &Path, device: &Device) -> Result<(Params, BTreeMa
     let truncated = |what: String| Error::format(file, format!("{what}; fetch the file again"));
     let header = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
     match header {
-        None => return Err(truncated(format!("a safetensors file has at least 8 bytes, this one has {}", bytes.len()))),
+        None => {
+            return Err(truncated(format!("a safetensors file has at least 8 bytes, this one has {}", bytes.len())));
+        }
         Some(n) if n > HEADER_LIMIT || n > bytes.len() as u64 - 8 => {
             return Err(truncated(format!("the header claims {n} bytes, the file has {} after it", bytes.len() - 8)));
         }
         Some(_) => {}
     }
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| truncated(format!("not a whole safetensors file ({e})")))?;
+    let tensors =
+        SafeTensors::deserialize(&bytes).map_err(|e| truncated(format!("not a whole safetensors file ({e})")))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| truncated(e.to_string()))?;
     // The library walks a hash map: its order differs between runs, and with it every seeded draw.
     let views: BTreeMap<String, TensorView> = tensors.iter().map(|(name, view)| (name.to_owned(), view)).collect();
     let mut params = Params::default();
     for (name, view) in views {
         if view.shape().len() > 5 {
-            return Err(Error::format(file, format!("tensor `{name}` has {} axes, at most 5 are supported", view.shape().len())));
+            return Err(Error::format(
+                file,
+                format!("tensor `{name}` has {} axes, at most 5 are supported", view.shape().len()),
+            ));
         }
         let raw = view.data();
         let tensor = match view.dtype() {

@@ -187,7 +187,8 @@ impl Edit {
     /// When the tensor is not a matrix, an index is out of range, or `add` has another size on the other axis.
     pub fn apply(&self, tensor: &AnyTensor, state: bool) -> Result<AnyTensor> {
         let shape = tensor.shape();
-        let wrong = |expected: String| Error::Shape { what: format!("edit of `{}`", self.param), expected, got: shape.clone() };
+        let wrong =
+            |expected: String| Error::Shape { what: format!("edit of `{}`", self.param), expected, got: shape.clone() };
         let matrix: Tensor<2> = tensor.get().ok_or_else(|| wrong("of rank 2".to_owned()))?;
         if self.axis > 1 || self.keep.iter().any(|&i| i >= shape[self.axis]) {
             return Err(wrong(format!("an axis below 2 that holds indices {:?}", self.keep)));
@@ -196,7 +197,8 @@ impl Edit {
         let at = Tensor::<1, Int>::from_data(TensorData::new(at, [self.keep.len()]), &matrix.device());
         let kept = matrix.select(self.axis, at);
         let Some(add) = &self.add else { return Ok(kept.into()) };
-        let add: Tensor<2> = if state { add.zeros_like().get() } else { add.get() }.ok_or_else(|| wrong("`add` of rank 2".to_owned()))?;
+        let add: Tensor<2> = if state { add.zeros_like().get() } else { add.get() }
+            .ok_or_else(|| wrong("`add` of rank 2".to_owned()))?;
         if add.dims()[1 - self.axis] != shape[1 - self.axis] {
             return Err(wrong(format!("`add` of shape {:?} to fit", add.dims())));
         }

@@ -68,7 +68,11 @@ impl<'a> Pass<'a> {
         let mut shape = x.dims();
         let input = shape[D - 1];
         if input != site.input {
-            return Err(Error::Shape { what: site.name.clone(), expected: format!("[…, {}]", site.input), got: shape.to_vec() });
+            return Err(Error::Shape {
+                what: site.name.clone(),
+                expected: format!("[…, {}]", site.input),
+                got: shape.to_vec(),
+            });
         }
         let batch = shape[0];
         let rows: usize = shape[..D - 1].iter().product();
@@ -80,7 +84,9 @@ impl<'a> Pass<'a> {
     /// `[rows, in]` to `[rows, out]` under every active patch.
     fn rows(&self, base: &Affine, site: &Site, x: Tensor<2>, batch: usize) -> Result<Tensor<2>> {
         let here = || self.active.iter().filter(|active| active.patch.touches(&site.name));
-        let all = here().filter(|active| active.rows.is_none()).flat_map(|a| a.patch.weights_at(&site.name).map(|w| (a.patch, w)));
+        let all = here()
+            .filter(|active| active.rows.is_none())
+            .flat_map(|a| a.patch.weights_at(&site.name).map(|w| (a.patch, w)));
         let all: Vec<_> = all.collect();
         let common = self.chain(base, site, x.clone(), &all)?;
         let mut y = common.clone();
@@ -89,7 +95,12 @@ impl<'a> Pass<'a> {
             let own: Vec<_> = active.patch.weights_at(&site.name).map(|w| (active.patch, w)).collect();
             let per_row = x.dims()[0] / batch.max(1);
             let [rows, out] = common.dims();
-            let c = coefficients.clone().reshape([batch, 1]).expand([batch, per_row]).reshape([rows, 1]).expand([rows, out]);
+            let c = coefficients
+                .clone()
+                .reshape([batch, 1])
+                .expand([batch, per_row])
+                .reshape([rows, 1])
+                .expand([rows, out]);
             y = y + (self.chain(base, site, x.clone(), &own)? - common.clone()) * c;
         }
         Ok(y)
@@ -170,10 +181,21 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// When the weights lack the site, a patch does not fit, or `groups` does not divide the channels.
-    pub fn group_norm(&self, model: &dyn Model, site: &Site, x: Tensor<4>, groups: usize, eps: f64) -> Result<Tensor<4>> {
+    pub fn group_norm(
+        &self,
+        model: &dyn Model,
+        site: &Site,
+        x: Tensor<4>,
+        groups: usize,
+        eps: f64,
+    ) -> Result<Tensor<4>> {
         let [batch, channels, height, width] = x.dims();
         if groups == 0 || channels % groups != 0 {
-            return Err(Error::Shape { what: site.name.clone(), expected: format!("channels in {groups} groups"), got: x.dims().to_vec() });
+            return Err(Error::Shape {
+                what: site.name.clone(),
+                expected: format!("channels in {groups} groups"),
+                got: x.dims().to_vec(),
+            });
         }
         let affine = self.folded(model, site)?;
         let flat = x.reshape([batch, groups, channels / groups * height * width]);
@@ -195,7 +217,8 @@ impl<'a> Pass<'a> {
         };
         let moments = self.normaliser.moments(site, &x, source)?;
         let channels = site.out;
-        let normal = (x - moments.mean.reshape([1, channels, 1, 1])) / (moments.variance.reshape([1, channels, 1, 1]) + eps).sqrt();
+        let normal = (x - moments.mean.reshape([1, channels, 1, 1]))
+            / (moments.variance.reshape([1, channels, 1, 1]) + eps).sqrt();
         Ok(scale_shift(normal, &affine))
     }
 
@@ -209,8 +232,11 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// The body's or the adapters'.
     pub fn block(&self, site: &Site, seq: Seq, body: &mut dyn FnMut(Seq) -> Result<Seq>) -> Result<Seq> {
-        let adapters: Vec<_> =
-            self.active.iter().flat_map(|a| a.patch.activations_at(&site.name).map(move |(part, m)| (a, part, m))).collect();
+        let adapters: Vec<_> = self
+            .active
+            .iter()
+            .flat_map(|a| a.patch.activations_at(&site.name).map(move |(part, m)| (a, part, m)))
+            .collect();
         self.nested(site, seq, body, &adapters)
     }
 
@@ -240,7 +266,9 @@ impl<'a> Pass<'a> {
     pub fn tokens(&self, seq: Seq) -> Result<Seq> {
         let parts = self.active.iter().flat_map(|a| a.patch.parts().iter().map(move |part| (a.patch, part)));
         parts.into_iter().try_fold(seq, |seq, (patch, part)| match &part.kind {
-            crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) => method.tokens_at(seq, &patch.params, &part.name),
+            crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) => {
+                method.tokens_at(seq, &patch.params, &part.name)
+            }
             _ => Ok(seq),
         })
     }
@@ -250,7 +278,9 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// When its tensors do not fit.
     pub fn head(&self, features: Tensor<2>) -> Result<Option<Tensor<2>>> {
-        let Some(patch) = self.active.iter().map(|a| a.patch).rev().find(|patch| patch.has_head()) else { return Ok(None) };
+        let Some(patch) = self.active.iter().map(|a| a.patch).rev().find(|patch| patch.has_head()) else {
+            return Ok(None);
+        };
         let weight = patch.params.get("head.weight")?;
         Ok(Some(Affine { weight, bias: Some(patch.params.get("head.bias")?) }.forward(features)))
     }
