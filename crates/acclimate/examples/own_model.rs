@@ -91,7 +91,7 @@ fn main() -> Result<()> {
 
     // A patch: LoRA on every linear site, and a head.
     let mut patch = Patch::new();
-    let lora = peft::build("lora", &"rank = 8".parse().expect("TOML"))?;
+    let lora = peft::build("lora", &"rank = 2".parse().expect("TOML"))?;
     peft::place(&mut patch, &model, "lora", lora, Some(&Targets::Word("linear".to_owned())), &mut rng)?;
     patch.add_head(&model, 2, HeadStart::Zero, &mut rng);
 

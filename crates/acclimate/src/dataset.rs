@@ -77,7 +77,10 @@ pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
     }
     let (table, known) = match Source::parse(name)? {
         Source::Asset(asset) => assets.table(&asset)?,
-        source => (Table::read(&source.resolve(assets)?, &ReadOptions::default())?, Columns::default()),
+        source => {
+            let options = ReadOptions { separator: recipe.separator, encoding: recipe.encoding, ..ReadOptions::default() };
+            (Table::read(&source.resolve(assets)?, &options)?, Columns::default())
+        }
     };
     let pick = |own: &Option<String>, known: Option<String>| own.clone().or(known);
     let columns = Columns {
@@ -86,6 +89,7 @@ pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
         words: pick(&recipe.words, known.words),
         image: pick(&recipe.image, known.image),
         features: known.features,
+        divide_by: known.divide_by,
         target: pick(&recipe.target, known.target),
     };
     Ok(Opened { table, columns })

@@ -50,6 +50,9 @@ impl Encoded {
                 return Ok(Self { rows: Rows::Images { shape, values }, truncated: 0 });
             }
             data::Inputs::Features { width, values } => {
+                if let Some(shape) = image.filter(|shape| shape.iter().product::<usize>() == *width) {
+                    return Ok(Self::images(shape, values.clone()));
+                }
                 return Ok(Self { rows: Rows::Features { width: *width, values: values.clone() }, truncated: 0 });
             }
         };

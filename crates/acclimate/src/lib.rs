@@ -6,6 +6,7 @@ pub mod dataset;
 pub mod encode;
 pub mod gate;
 pub mod probe;
+pub mod quickstart;
 pub mod recipe;
 pub mod report;
 pub mod run;

@@ -1,6 +1,7 @@
 //! Recipes: a TOML file in which every key is also a flag.
 
 use acclimate_core::{Error, HeadStart, Result, Targets};
+use acclimate_data::Encoding;
 use acclimate_optim::Schedule;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -67,6 +68,10 @@ section! {
         image: Option<String> = None,
         /// The column with the target.
         target: Option<String> = None,
+        /// What separates the cells of the data file; without it a comma for csv and a tab for tsv.
+        separator: Option<char> = None,
+        /// How bytes of the data file stand for characters: `utf8` or `latin1`.
+        encoding: Encoding = Encoding::Utf8,
         /// The classes in order; without it those found in the data.
         classes: Option<Vec<String>> = None,
         /// Cuts that turn a numeric target into classes, ascending.

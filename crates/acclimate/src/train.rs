@@ -2,7 +2,7 @@
 
 use crate::recipe::Recipe;
 use crate::tasks::{Outputs, Prepared, Task};
-use acclimate_core::{AnyOptimiser, Error, Model, Params, Pass, Patch, Result, write_whole};
+use acclimate_core::{AnyOptimiser, Error, Model, Normaliser, Params, Pass, Patch, Result, write_whole};
 use acclimate_data::split;
 use acclimate_optim::{Accumulator, CollapseWatch, Host, HostSettings, Verdict};
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,8 @@ pub struct Trainer<'a> {
     pub recipe: &'a Recipe,
     /// The optimiser.
     pub optimiser: &'a dyn AnyOptimiser,
+    /// Whose moments batch norms use while training; evaluation uses the stored ones.
+    pub normaliser: &'a dyn Normaliser,
     /// Builds an adapter again when a checkpoint is read.
     pub build: &'a dyn Fn(&str, &toml::Table) -> Result<acclimate_core::Adapter>,
     /// Set to stop after the current step.
@@ -150,7 +152,7 @@ impl Trainer<'_> {
                 return Ok(Trained { patch: run.patch, history: run.place.history, interrupted: true });
             }
         }
-        let params = if run.place.best.is_some() { run.best } else { run.host.evaluate(&run.patch.params) };
+        let params = if run.place.best.is_some() { run.best } else { run.host.evaluate(self.optimiser, &run.patch.params) };
         Ok(Trained { patch: run.patch.with_params(params), history: run.place.history, interrupted: false })
     }
 
@@ -182,7 +184,7 @@ impl Trainer<'_> {
         for (part, micro) in batch.chunks(size).enumerate() {
             let tracked = patch.tracked();
             let draw = step * self.recipe.accumulate as u64 + part as u64;
-            let pass = Pass::new(&tracked).dropout(self.recipe.seed, draw);
+            let pass = Pass::new(&tracked).dropout(self.recipe.seed, draw).normaliser(self.normaliser);
             let mut loss = self.task.loss(self.model, self.data, micro, &pass)?;
             let value = acclimate_core::total(vec![loss.clone().inner()]);
             if let Some(penalty) = tracked.penalty()? {
@@ -209,7 +211,7 @@ impl Trainer<'_> {
         let rate = log.first().map(|(_, x)| *x);
         run.place.history.steps.push(StepLine { step, loss, multiplier, log });
         run.place.step = step;
-        match run.place.watch.observe(step, loss, rate) {
+        match run.place.watch.observe(loss, rate) {
             Verdict::Collapsed => self.restart(run, loss)?,
             Verdict::Improved => {
                 run.good = run.patch.params.clone();
@@ -252,7 +254,7 @@ impl Trainer<'_> {
     /// Scores held-out rows after an epoch; whether patience has run out.
     fn validate(&self, run: &mut Run, valid: &[usize], per_epoch: u64) -> Result<bool> {
         let epoch = (run.place.step / per_epoch) as usize;
-        let patch = run.patch.with_params(run.host.evaluate(&run.patch.params));
+        let patch = run.patch.with_params(run.host.evaluate(self.optimiser, &run.patch.params));
         let outputs = predict_all(self.model, self.task, self.data, valid, &Pass::new(&patch))?;
         let score = self.task.score(&outputs.iter().collect::<Vec<_>>(), &self.data.labels()?.select(valid));
         run.place.history.valid.push((epoch, score));

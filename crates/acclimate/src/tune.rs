@@ -8,7 +8,7 @@ use crate::run::{Event, Manifest, RunFolder, default_folder, peak_memory_mib};
 use crate::saved::Saved;
 use crate::tasks::{Outputs, Prepared, Task};
 use crate::train::{History, Trainer, predict_all};
-use acclimate_core::{AnyOptimiser, Error, Model, Pass, Patch, Result, Rng, SiteKind, find, write_whole};
+use acclimate_core::{AnyOptimiser, Error, Model, Pass, Patch, Result, Rng, SiteKind, Source, find, write_whole};
 use acclimate_data::{Assets, Examples, Inputs, Labels, split};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -170,14 +170,24 @@ struct FoldAnswers {
 /// Anything wrong with the recipe, the model, the data, the numbers or the disk.
 pub fn tune(recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Summary>> {
     let session = Session::open(recipe)?;
-    run(&session, recipe, stop, on)
+    Ok(run(&session, recipe, stop, on)?.map(|finished| finished.summary))
+}
+
+/// A run that came to its end.
+pub struct Finished {
+    /// What it found.
+    pub summary: Summary,
+    /// The page it wrote.
+    pub report: Report,
+    /// The patch that was kept.
+    pub patch: Patch,
 }
 
 /// As [`tune`], on rows that are open already.
 ///
 /// # Errors
 /// As [`tune`].
-pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Summary>> {
+pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Finished>> {
     let (model, task, data) = (session.model(), session.task.as_ref(), &session.train);
     let optimiser = optimiser(recipe)?;
     let patch = session.start(recipe)?;
@@ -193,7 +203,7 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
         on(Event::Note(&format!("{} training rows are longer than {} tokens and were cut (`max_length`)", data.left.truncated, recipe.max_length)));
     }
     let trainer =
-        Trainer { model, task, data, recipe, optimiser: optimiser.as_ref(), build: &acclimate_peft::build, stop };
+        Trainer { model, task, data, recipe, optimiser: optimiser.as_ref(), normaliser: &Source, build: &acclimate_peft::build, stop };
     let labels = data.labels()?;
     let all: Vec<usize> = (0..n).collect();
     let mut notes = vec![];
@@ -308,12 +318,12 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
     };
     Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep)?;
     write_metrics(&folder, &trained.history)?;
-    let page = page(session, recipe, &summary, &trained.history, &outside);
-    page.write(folder.file("report.html")).map_err(|e| Error::io(folder.file("report.html"), e))?;
+    let report = page(session, recipe, &summary, &trained.history, &outside);
+    report.write(folder.file("report.html")).map_err(|e| Error::io(folder.file("report.html"), e))?;
     folder.write_json("result.json", &summary)?;
     let checkpoints = folder.file("checkpoints");
     std::fs::remove_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
-    Ok(Some(summary))
+    Ok(Some(Finished { summary, report, patch: keep }))
 }
 
 fn write_metrics(folder: &RunFolder, history: &History) -> Result<()> {

@@ -71,7 +71,7 @@ fn short(text: &str) -> String {
 }
 
 /// How the bytes of a text file stand for characters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
     /// UTF-8; other bytes are an error.
