@@ -3,6 +3,8 @@
 //! A suite is a list of [`Check`]s: plain functions with a sentence each. `Needs` and `Promises` on a method's card choose which
 //! checks apply; no check knows a method's name.
 
+pub mod optim;
+
 use acclimate_core::{Card, Result};
 use libtest_mimic::{Failed, Trial};
 

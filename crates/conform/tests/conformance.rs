@@ -2,5 +2,6 @@
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    libtest_mimic::run(&arguments, vec![]).exit();
+    let trials = acclimate_conform::optim::all(acclimate_optim::METHODS);
+    libtest_mimic::run(&arguments, trials).exit();
 }

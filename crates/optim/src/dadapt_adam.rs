@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 /// The recursion is that of the authors' package (`DAdaptAdam`, version 3), which the published paper reports. The defaults
 /// are ours: bias correction is on and $d$ grows by at most a tenth each step, while the package has no correction and no
 /// limit. On small patches of a transformer the package's defaults took $d$ to its final size within thirty steps and left
-/// the model at chance, in three seeds of three. With correction and without limit it trained in some settings and collapsed
-/// in others; with both it always trained. `bias_correction = false` and `growth_rate = inf` give the package.
+/// the model at chance, with each of three seeds. With correction and without limit one implementation trained and another
+/// collapsed; with both, the two trained. `bias_correction = false` and `growth_rate = inf` give the package.
 ///
 /// A step with $\lVert s \rVert_1 = 0$, as with zero gradients from the start, does nothing and is not counted, as in the
 /// package. Decoupled weight decay takes the rate $\lambda_k$ without the relative rate $r$, again as there. A parameter with
@@ -69,7 +69,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[method(name = "dadapt_adam", title = "D-Adapted Adam", catalogue = [1], paper = "arxiv:2301.07733", year = 2023)]
 #[method(needs(gradients), promises(learning_rate_free, scale_free))]
-#[method(case = "", case = "bias_correction = false\ngrowth_rate = 1.02\nd0 = 0.001")]
+#[method(case = "", case = "bias_correction = false\ngrowth_rate = inf")]
 pub struct DadaptAdam {
     /// First estimate of the distance; must not exceed it.
     #[method(above = 0.0)]

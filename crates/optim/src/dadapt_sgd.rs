@@ -29,6 +29,9 @@ use serde::{Deserialize, Serialize};
 /// package divides by $\lVert g_0 \rVert = 0$ when the first gradient is zero; here such a step does nothing, and the first
 /// gradient that is not zero takes its place.
 ///
+/// The default momentum is ours: 0.9 where the package has 0. Without momentum the step $d / \lVert g_0 \rVert$ is too long
+/// wherever the curvature times $D$ is well above the first gradient, and the run diverges even on small quadratics.
+///
 /// The state keeps the displacement $u = x - x_0$ in place of $x_0$: $u_{k+1} = \mu\, u_k - (1-\mu)\, s_{k+1}$ and the
 /// movement is $u_{k+1} - u_k$. The path is the same, keeps its digits in single precision, and lets decoupled decay move $x$.
 /// A parameter's relative rate $r$, which the package does not know here, means the same method in the variables
@@ -59,7 +62,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, Method)]
 #[serde(default, deny_unknown_fields)]
 #[method(name = "dadapt_sgd", title = "D-Adapted SGD", catalogue = [1], paper = "arxiv:2301.07733", year = 2023)]
-#[method(needs(gradients), promises(learning_rate_free, scale_free), case = "", case = "momentum = 0.9")]
+#[method(
+    needs(gradients),
+    promises(learning_rate_free, scale_free),
+    case = "",
+    case = "growth_rate = 1.05\nd0 = 0.001"
+)]
 pub struct DadaptSgd {
     /// First estimate of the distance; must not exceed it.
     #[method(above = 0.0)]
@@ -74,7 +82,7 @@ pub struct DadaptSgd {
 
 impl Default for DadaptSgd {
     fn default() -> Self {
-        Self { d0: 1e-6, growth_rate: f64::INFINITY, momentum: 0.0 }
+        Self { d0: 1e-6, growth_rate: f64::INFINITY, momentum: 0.9 }
     }
 }
 
