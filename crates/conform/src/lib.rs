@@ -3,7 +3,10 @@
 //! A suite is a list of [`Check`]s: plain functions with a sentence each. `Needs` and `Promises` on a method's card choose which
 //! checks apply; no check knows a method's name.
 
+pub mod models;
 pub mod optim;
+pub mod peft;
+pub mod tta;
 
 use acclimate_core::{Card, Result};
 use libtest_mimic::{Failed, Trial};
@@ -36,7 +39,9 @@ pub fn trials<S: ?Sized + Send + Sync + 'static>(
                 (Ok(()), None) => Ok(()),
                 (Err(why), None) => Err(Failed::from(why)),
                 (Err(_), Some(_)) => Ok(()),
-                (Ok(()), Some(reason)) => Err(Failed::from(format!("the waiver `{reason}` is not needed any more; remove it"))),
+                (Ok(()), Some(reason)) => {
+                    Err(Failed::from(format!("the waiver `{reason}` is not needed any more; remove it")))
+                }
             }
         })
     };

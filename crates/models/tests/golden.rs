@@ -1,4 +1,5 @@
 //! Models against the numbers of the libraries that published them: `reference/models`.
+#![allow(clippy::unwrap_used)] // a golden without its numbers is a failure
 
 use acclimate_core::{AnyTensor, Batch, Inputs, Model, Params, Pass, Tokens, read_safetensors};
 use acclimate_models::{Bert, BertConfig, Norm, Resnet, ResnetConfig};

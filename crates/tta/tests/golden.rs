@@ -1,4 +1,5 @@
 //! Tent against `reference/tta/tent.py`.
+#![allow(clippy::unwrap_used)] // a golden without its numbers is a failure
 
 use acclimate_core::{AnyOptimiser, AnyTensor, Batch, Inputs, Params, Patch, Rng, read_safetensors};
 use acclimate_models::{Norm, Resnet, tiny};
