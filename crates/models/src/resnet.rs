@@ -137,7 +137,7 @@ impl Resnet {
     /// When the folder cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let config = Written { model_type: "resnet", config: &self.config };
-        let text = serde_json::to_string_pretty(&config).expect("numbers and names");
+        let text = serde_json::to_string_pretty(&config).expect("numbers and names") + "\n";
         write_safetensors(&folder.join("model.safetensors"), &self.weights, BTreeMap::new())?;
         write_whole(&folder.join("config.json"), text.as_bytes())
     }
