@@ -61,3 +61,32 @@ pub fn build(name: &str, settings: &toml::Table) -> Result<Adapter> {
     }
     Ok(Adapter::Activation(find(ACTIVATION, card.name)?.build(settings)?.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_differ_and_have_targets() {
+        let names: std::collections::BTreeSet<&str> = cards().map(|card| card.name).collect();
+        assert_eq!(names.len(), cards().count());
+        assert!(cards().all(|card| !card.targets.is_empty()));
+    }
+
+    #[test]
+    fn presets_have_settings_that_build_and_whole_pages() {
+        let headings = ["# Mathematics", "# When to use", "# Differences", "# Example", "# References"];
+        for entry in WEIGHT.iter().filter(|entry| !entry.preset.is_empty()) {
+            assert!(build(entry.card.name, &entry.defaults()).is_ok(), "{}", entry.card.name);
+            let found: Vec<&str> = entry.card.doc.lines().filter(|line| line.starts_with("# ")).collect();
+            assert_eq!(found, headings, "{}", entry.card.name);
+            assert!(entry.card.summary().ends_with('.'), "{}", entry.card.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_method_is_answered_with_the_nearest() {
+        let error = build("lorra", &toml::Table::new()).unwrap_err().to_string();
+        assert!(error.starts_with("unknown method `lorra`") && error.contains("`lora`"), "{error}");
+    }
+}
