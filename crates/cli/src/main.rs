@@ -4,6 +4,7 @@ mod assets;
 mod flags;
 mod methods;
 mod predict;
+mod quickstart;
 mod render;
 mod tune;
 
@@ -22,6 +23,7 @@ const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
+  acclimate quickstart                                          a first adaptation, offline, in under a minute
   acclimate tune --model asset:minilm --data reviews.csv        a patch, and a report of what it gains
   acclimate predict --run runs/minilm-reviews-seed0 --data new.csv";
 
@@ -35,6 +37,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Adapts a model that comes with the program, offline, and writes a report.
+    Quickstart(quickstart::Quickstart),
     /// Tunes a patch for a model on labelled rows, and keeps it only where it wins.
     Tune(tune::Tune),
     /// Answers for rows, with the patch of a run.
@@ -114,6 +118,7 @@ fn outlive_limits() {}
 fn run(command: Command) -> Result<ExitCode> {
     let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     match command {
+        Command::Quickstart(command) => done(command.run()),
         Command::Tune(command) => command.run(),
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),

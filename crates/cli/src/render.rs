@@ -73,6 +73,12 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Names and what they stand for, a line each. Paths and commands stay whole, so that they can be copied.
+pub(crate) fn facts(rows: &[(&str, String)]) -> String {
+    let longest = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, what)| format!("  {}{}  {what}\n", bold(name), " ".repeat(longest - name.len()))).collect()
+}
+
 /// A method's doc text: headings, paragraphs, lists, code and displayed formulas.
 pub(crate) fn document(doc: &str, width: usize) -> String {
     let mut text = String::new();

@@ -87,7 +87,7 @@ fn command_line() -> String {
 }
 
 /// Progress on stderr: a bar per stage on a terminal, else a line every few seconds.
-struct Shown {
+pub(crate) struct Shown {
     quiet: bool,
     terminal: bool,
     stage: String,
@@ -100,13 +100,13 @@ struct Shown {
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Shown {
-    fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         let now = Instant::now();
         let terminal = Term::stderr().features().is_attended();
         Self { quiet, terminal, stage: String::new(), bar: None, began: (now, 0), last: now }
     }
 
-    fn on(&mut self, event: Event<'_>) {
+    pub(crate) fn on(&mut self, event: Event<'_>) {
         match event {
             _ if self.quiet => {}
             Event::Note(note) => match &self.bar {
@@ -121,7 +121,7 @@ impl Shown {
         if self.stage != progress.stage {
             self.end();
             progress.stage.clone_into(&mut self.stage);
-            self.began = (Instant::now(), progress.step.saturating_sub(1));
+            self.began = (Instant::now(), progress.step);
             self.bar = self.terminal.then(|| bar(progress));
         }
         let log = progress.line.log.iter().map(|(name, x)| format!(", {name} {x:.2e}")).collect::<String>();
@@ -135,7 +135,8 @@ impl Shown {
                     bar.finish();
                 }
             }
-            None if done || self.last.elapsed() >= PAUSE => {
+            // The first step of a stage says nothing about the rate.
+            None if progress.step > self.began.1 && (done || self.last.elapsed() >= PAUSE) => {
                 self.last = Instant::now();
                 let (start, first) = self.began;
                 let rate = (progress.step - first) as f64 / start.elapsed().as_secs_f64().max(1e-9);
@@ -147,7 +148,7 @@ impl Shown {
         }
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(bar) = self.bar.take().filter(|bar| !bar.is_finished()) {
             bar.abandon();
         }
@@ -188,13 +189,7 @@ fn describe(summary: &Summary) -> String {
         ("patch", format!("{} ({} numbers)", folder.join("patch").display(), summary.trained)),
         ("next", format!("acclimate predict --run {plain} --data new.csv")),
     ];
-    let files: Vec<Vec<String>> = files.into_iter().map(|(name, what)| vec![render::bold(name), what]).collect();
-    // Paths stay whole, so that they can be copied.
-    text.push('\n');
-    for row in files {
-        text.push_str(&format!("  {}{}{}\n", row[0], " ".repeat(8 - console::measure_text_width(&row[0])), row[1]));
-    }
-    text
+    text + "\n" + &render::facts(&files)
 }
 
 /// Who was chosen, why, and what it gains.
@@ -211,8 +206,11 @@ fn reason(summary: &Summary) -> String {
     let baseline = summary.baseline.name();
     let gain = match summary.gain {
         None => "No rows were held out to show its gain; set `test_share` or name a `test` file.".to_owned(),
-        Some(_) if summary.chosen == summary.baseline => {
+        Some(_) if summary.chosen == Candidate::Unadapted => {
             "Nothing trained did better, so nothing is changed.".to_owned()
+        }
+        Some(_) if summary.chosen == summary.baseline => {
+            "It is what the patch has to beat, and was not beaten.".to_owned()
         }
         Some(gain) => {
             let sure = if gain.low > 0.0 {
