@@ -1,4 +1,5 @@
 //! The seams between model, pass and patch, each tried with a small method that only this file has.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 use acclimate_core::*;
 use burn::tensor::{DType, Device, Tensor, TensorData};

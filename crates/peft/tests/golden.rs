@@ -1,4 +1,5 @@
 //! Outputs, merged tensors and gradients against the reference numbers in `golden/peft`.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 use acclimate_core::*;
 use acclimate_peft::{Hra, build};
@@ -121,19 +122,17 @@ fn run(case: &Value, adapter: Adapter, close: &dyn Fn(&str, Vec<f64>, &Value)) {
     let mut patch = Patch::new();
     patch.add(&model, adapter, model.sites(), &mut Rng::new(0, "golden", 0)).unwrap();
     for (field, value) in inputs["adapter"].as_object().unwrap() {
-        // A norm's scale is [out, 1] here, and a convolution's factors are flattened.
-        let flat: Tensor<2> = match &shape(value)[..] {
-            [n] if !(field == "weight") => {
-                let vector = Tensor::<1>::from_data(numbers(value).as_slice(), (&Device::flex(), DType::F64));
-                patch.params.insert(format!("layer.{part}.{field}"), vector.reshape([*n]));
-                continue;
-            }
-            shape => {
-                let all = Tensor::<1>::from_data(numbers(value).as_slice(), (&Device::flex(), DType::F64));
-                all.reshape([shape[0], shape[1..].iter().product()])
+        let given = tensor(value);
+        let name = format!("layer.{part}.{field}");
+        // Weights are matrices here: a norm's scale is [out, 1] and a convolution's factors are flattened.
+        let ours = match patch.params.any(&name).map(AnyTensor::shape).as_deref() {
+            Some(&[_]) => given,
+            _ => {
+                let rows = given.shape()[0];
+                AnyTensor::from_f64s(numbers(value), &[rows, given.count() / rows], DType::F64, &Device::flex())
             }
         };
-        patch.params.insert(format!("layer.{part}.{field}"), flat);
+        patch.params.insert(name, ours);
     }
     for (field, value) in inputs["shared"].as_object().into_iter().flatten() {
         patch.buffers.insert(format!("{part}.{field}"), tensor(value));

@@ -1,4 +1,5 @@
 //! Which sites a method is put at.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 use acclimate_core::{Model, Patch, Result, Rng, Role, Targets};
 use acclimate_models::tiny;
