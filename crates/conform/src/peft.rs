@@ -219,6 +219,7 @@ pub const CHECKS: &[Check<AdapterSubject>] = &[
     Check { name: "training_changes_the_patch_alone", applies: always, run: training_changes_the_patch_alone },
     Check { name: "gradients_equal_finite_differences", applies: always, run: gradients_equal_differences },
     Check { name: "every_tensor_that_matters_gets_a_gradient", applies: always, run: every_tensor_gets_a_gradient },
+    Check { name: "every_tensor_changes_its_weight", applies: merges, run: every_tensor_changes_its_weight },
     Check { name: "an_interrupted_run_equals_an_uninterrupted_one", applies: always, run: interrupted_equals_whole },
     Check { name: "the_count_is_the_formula", applies: always, run: the_count_is_the_formula },
     Check { name: "patches_switch_and_the_bare_model_stays", applies: always, run: patches_switch },
@@ -408,16 +409,42 @@ fn every_tensor_gets_a_gradient(subject: &AdapterSubject) -> Result<(), String> 
             if gradient.to_f64s().iter().any(|g| g.abs() > 1e-12) {
                 continue;
             }
-            let tensor = patch.params.any(name).ok_or("gradients have the names of parameters")?;
-            let noise = Rng::new(6, name, 0).normal_tensor(&tensor.shape(), 0.1, DType::F64, &tensor.device());
-            let mut params = patch.params.clone();
-            params.insert(name, AnyTensor::from_elements(tensor.elements() + noise.elements()));
-            let moved = patch.with_params(params);
+            let moved = nudged(&patch, name)?;
             near(&host.answer(&Pass::new(&moved))?, &answer, EXACT)
                 .map_err(|reason| format!("`{name}` has no gradient but changes the outputs: {reason}"))?;
         }
     }
     Ok(())
+}
+
+fn every_tensor_changes_its_weight(subject: &AdapterSubject) -> Result<(), String> {
+    for host in subject.hosts(DType::F64)? {
+        let patch = subject.stirred(&host, 1)?;
+        for site in &host.sites {
+            let base = affine_at(host.model.weights(), site).map_err(why)?;
+            let adapted = |patch: &Patch| {
+                let Affine { weight, bias } = patch.adapted(&base, &site.name).map_err(why)?;
+                Ok::<_, String>((AnyTensor::from(weight).to_f64s(), bias.map(|bias| AnyTensor::from(bias).to_f64s())))
+            };
+            let before = adapted(&patch)?;
+            let prefix = format!("{}.{}.", site.name, patch.parts()[0].name);
+            for name in patch.params.names().filter(|name| name.starts_with(&prefix)) {
+                if adapted(&nudged(&patch, name)?)? == before {
+                    return Err(format!("`{name}` changes neither weight nor bias"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The patch with one tensor moved a little.
+fn nudged(patch: &Patch, name: &str) -> Result<Patch, String> {
+    let tensor = patch.params.any(name).ok_or("the name is one of the patch's own")?;
+    let noise = Rng::new(6, name, 0).normal_tensor(&tensor.shape(), 0.1, tensor.dtype(), &tensor.device());
+    let mut params = patch.params.clone();
+    params.insert(name, AnyTensor::from_elements(tensor.elements() + noise.elements()));
+    Ok(patch.with_params(params))
 }
 
 fn interrupted_equals_whole(subject: &AdapterSubject) -> Result<(), String> {
