@@ -67,6 +67,17 @@ pub struct Opened {
     pub columns: Columns,
 }
 
+impl Opened {
+    /// The columns, with a second text of a usual name where the task needs one and none is named.
+    pub fn columns_for(&self, kind: TaskKind) -> Columns {
+        let mut columns = self.columns.clone();
+        if matches!(kind, TaskKind::Similarity | TaskKind::Retrieval) && columns.pair.is_none() {
+            columns.pair = PAIR_NAMES.iter().find(|n| self.table.columns.iter().any(|c| c == *n)).map(|n| (*n).to_owned());
+        }
+        columns
+    }
+}
+
 /// Opens a table by name; the recipe's column names go before those the source is known by.
 ///
 /// # Errors
@@ -114,10 +125,7 @@ fn target(recipe: &Recipe) -> Target {
 /// # Errors
 /// As [`Examples::read`], and rows that do not fit the task.
 pub fn labelled(opened: &Opened, recipe: &Recipe) -> Result<(Examples, TaskSpec)> {
-    let mut columns = opened.columns.clone();
-    if recipe.task == TaskKind::Similarity && columns.pair.is_none() {
-        columns.pair = PAIR_NAMES.iter().find(|n| opened.table.columns.iter().any(|c| c == *n)).map(|n| (*n).to_owned());
-    }
+    let columns = opened.columns_for(recipe.task);
     let examples = Examples::read(&opened.table, &columns, &target(recipe))?;
     if recipe.task == TaskKind::Similarity && !matches!(examples.inputs, Inputs::Pairs(_)) {
         return Err(Error::Other("the task `similarity` needs two texts a row; name the second one's column with `pair`".to_owned()));

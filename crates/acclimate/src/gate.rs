@@ -3,7 +3,7 @@
 use crate::probe::{self, PENALTIES, Probe};
 use crate::tasks::{Outputs, Prepared, ProbeLoss, Task};
 use crate::train::{features, predict_all};
-use acclimate_core::{Model, Pass, Patch, Result};
+use acclimate_core::{AnyTensor, HeadStart, Model, Pass, Patch, Result, Rng};
 use acclimate_data::metrics::{Interval, bootstrap, paired_bootstrap};
 use acclimate_data::{Labels, split};
 use serde::{Deserialize, Serialize};
@@ -140,12 +140,17 @@ impl FittedProbe {
     /// The probe as a patch that holds nothing but a head.
     pub fn patch(&self, model: &dyn Model) -> Patch {
         let mut patch = Patch::new();
-        let outputs = self.0.biases.len();
-        patch.add_head(model, outputs, acclimate_core::HeadStart::Zero, &mut acclimate_core::Rng::new(0, "probe", 0));
-        let ((dtype, device), flat) = (model.like(), self.0.weights.concat());
-        patch.params.insert("head.weight", acclimate_core::AnyTensor::from_f64s(flat, &[outputs, model.width()], dtype, &device));
-        patch.params.insert("head.bias", acclimate_core::AnyTensor::from_f64s(self.0.biases.clone(), &[outputs], dtype, &device));
+        patch.add_head(model, self.0.biases.len(), HeadStart::Zero, &mut Rng::new(0, "probe", 0));
+        self.write(model, &mut patch);
         patch
+    }
+
+    /// Writes the probe into the head of a patch.
+    pub fn write(&self, model: &dyn Model, patch: &mut Patch) {
+        let ((dtype, device), outputs) = (model.like(), self.0.biases.len());
+        let weight = AnyTensor::from_f64s(self.0.weights.concat(), &[outputs, model.width()], dtype, &device);
+        patch.params.insert("head.weight", weight);
+        patch.params.insert("head.bias", AnyTensor::from_f64s(self.0.biases.clone(), &[outputs], dtype, &device));
     }
 }
 

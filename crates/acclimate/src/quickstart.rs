@@ -92,7 +92,6 @@ pub fn run(out: &Path, on: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
         task: TaskKind::Classification,
         out: Some(tune_folder),
         train_rows: Some(LABELS),
-        epochs: 30,
         ..Recipe::default()
     };
     let session = session(&model_folder, &recipe)?;

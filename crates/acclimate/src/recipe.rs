@@ -1,6 +1,6 @@
 //! Recipes: a TOML file in which every key is also a flag.
 
-use acclimate_core::{Error, HeadStart, Result, Targets};
+use acclimate_core::{Error, Result, Targets};
 use acclimate_data::Encoding;
 use acclimate_optim::Schedule;
 use serde::{Deserialize, Serialize};
@@ -84,8 +84,8 @@ section! {
         test_share: f64 = 0.2,
         /// Longest input in tokens; longer ones are cut and counted.
         max_length: usize = 256,
-        /// Passes over the training rows.
-        epochs: usize = 10,
+        /// Passes over the training rows; without it as many as give 300 steps, and at least 10.
+        epochs: Option<usize> = None,
         /// Rows per step.
         batch_size: usize = 16,
         /// Micro-batches per step: less memory, the same result.
@@ -100,8 +100,8 @@ section! {
         valid_share: f64 = 0.0,
         /// Whether rare classes weigh more in the loss.
         class_balance: bool = false,
-        /// How the head starts: `zero` or `random`.
-        head: HeadStart = HeadStart::Zero,
+        /// How the head starts: `probe` (fitted on the frozen features first), `zero` or `random`.
+        head: Head = Head::Probe,
         /// Whether nothing may be fetched.
         offline: bool = false,
         /// The adapter: `adapter.method` and the method's own settings.
@@ -164,7 +164,32 @@ pub enum TaskKind {
     Retrieval,
 }
 
+/// How a head starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// As the linear probe fitted on the frozen features of the same rows: training begins where the cheaper candidate ends.
+    #[default]
+    Probe,
+    /// Zero weights: the first predictions are uniform.
+    Zero,
+    /// Uniform in ±1/√features.
+    Random,
+}
+
+/// Without `epochs`, a run makes at least so many steps: the rate of D-Adaptation needs some eighty to find itself.
+const STEPS: usize = 300;
+
+/// And at least so many passes over the rows.
+const EPOCHS: usize = 10;
+
 impl Recipe {
+    /// Passes over so many training rows.
+    pub fn epochs(&self, rows: usize) -> usize {
+        let per_epoch = rows.div_ceil(self.batch_size).max(1);
+        self.epochs.unwrap_or_else(|| STEPS.div_ceil(per_epoch).max(EPOCHS))
+    }
+
     /// Every key of a recipe, except the methods' own settings.
     pub fn keys() -> impl Iterator<Item = Key> {
         let sections = ["adapter", "optim", "gate"];
@@ -212,7 +237,7 @@ impl Recipe {
                 return Err(Error::Other(format!("recipe: `{name}` must be at least 0 and below 1, got `{share}`")));
             }
         }
-        let counts = [("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", self.accumulate), ("max_length", self.max_length)];
+        let counts = [("epochs", self.epochs.unwrap_or(1)), ("batch_size", self.batch_size), ("accumulate", self.accumulate), ("max_length", self.max_length)];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
         }

@@ -101,7 +101,7 @@ impl Answering {
     /// # Errors
     /// As [`Examples::read`].
     pub fn labelled(&self, opened: &Opened) -> Result<Examples> {
-        Examples::read(&opened.table, &opened.columns, &self.saved.task.target())
+        Examples::read(&opened.table, &opened.columns_for(self.task.kind()), &self.saved.task.target())
     }
 
     /// Reads inputs alone; a target column is ignored.
@@ -109,7 +109,7 @@ impl Answering {
     /// # Errors
     /// As [`Inputs::read`].
     pub fn inputs(&self, opened: &Opened) -> Result<Inputs> {
-        Inputs::read(&opened.table, &Columns { target: None, ..opened.columns.clone() })
+        Inputs::read(&opened.table, &Columns { target: None, ..opened.columns_for(self.task.kind()) })
     }
 
     /// Opens a table by name with a recipe's column names.

@@ -124,7 +124,7 @@ impl Trainer<'_> {
         let recipe = self.recipe;
         let lengths = self.data.left.lengths(rows);
         let per_epoch = split::buckets(&lengths, recipe.batch_size, recipe.seed, 0).len() as u64;
-        let total = per_epoch * recipe.epochs as u64;
+        let total = per_epoch * recipe.epochs(rows.len()) as u64;
         let mut run = match folder.filter(|folder| folder.join("last/place.json").exists()) {
             Some(folder) => self.resume(&folder.join("last"))?,
             None => self.begin(start)?,
@@ -211,14 +211,11 @@ impl Trainer<'_> {
         let rate = log.first().map(|(_, x)| *x);
         run.place.history.steps.push(StepLine { step, loss, multiplier, log });
         run.place.step = step;
-        match run.place.watch.observe(loss, rate) {
-            Verdict::Collapsed => self.restart(run, loss)?,
+        match run.place.watch.observe(if finite { loss } else { f64::NAN }, rate) {
+            Verdict::Collapsed => self.restart(run, loss, total)?,
             Verdict::Improved => {
                 run.good = run.patch.params.clone();
                 run.place.good_step = step;
-            }
-            Verdict::Fine if !finite => {
-                return Err(Error::Numeric { who: self.optimiser.card().name.to_owned(), step, what: format!("loss {loss} or its gradient is not finite") });
             }
             Verdict::Fine => {}
         }
@@ -226,7 +223,7 @@ impl Trainer<'_> {
     }
 
     /// Back to the last good state with a smaller rate.
-    fn restart(&self, run: &mut Run, loss: f64) -> Result<()> {
+    fn restart(&self, run: &mut Run, loss: f64, total: u64) -> Result<()> {
         let step = run.place.step;
         let fresh = run.host.restart(self.optimiser, &run.good, RESTART_SHARE)?;
         run.patch.params = run.good.clone();
@@ -242,7 +239,13 @@ impl Trainer<'_> {
             });
         }
         if run.place.restarts > RESTARTS {
-            return Err(Error::Numeric { who: name.to_owned(), step, what: format!("training collapsed {} times (loss {loss:.3})", RESTARTS + 1) });
+            run.place.step = total;
+            run.place.history.notes.push(format!(
+                "At step {step} the loss was back at {loss:.3} for the {}th time: the last good state, of step {}, is kept. Labels that nothing in the inputs tells look like this.",
+                RESTARTS + 1,
+                run.place.good_step
+            ));
+            return Ok(());
         }
         run.place.history.notes.push(format!(
             "At step {step} the loss was back at {loss:.3}, its starting level: training went back to step {} and goes on with at most a quarter of the rate.",

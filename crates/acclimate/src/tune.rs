@@ -2,13 +2,13 @@
 
 use crate::dataset::{self, Loaded, Parts};
 use crate::gate::{self, Candidate, FittedProbe, Score};
-use crate::recipe::Recipe;
+use crate::recipe::{Head, Recipe};
 use crate::report::{self, CandidateRow, ExampleRow, Interval, Picture, Report, Section, Series, Tone};
 use crate::run::{Event, Manifest, RunFolder, default_folder, peak_memory_mib};
 use crate::saved::Saved;
 use crate::tasks::{Outputs, Prepared, Task};
 use crate::train::{History, Trainer, predict_all};
-use acclimate_core::{AnyOptimiser, Error, Model, Pass, Patch, Result, Rng, SiteKind, Source, find, write_whole};
+use acclimate_core::{AnyOptimiser, Error, HeadStart, Model, Pass, Patch, Result, Rng, SiteKind, Source, find, write_whole};
 use acclimate_data::{Assets, Examples, Inputs, Labels, split};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -101,17 +101,26 @@ impl Session {
         self.loaded.model.as_ref()
     }
 
-    /// The patch before the first step.
+    /// The patch before the first step on so many of the training rows.
     ///
     /// # Errors
     /// An unknown method, a bad setting, or targets that match nothing.
-    pub fn start(&self, recipe: &Recipe) -> Result<Patch> {
+    pub fn start(&self, recipe: &Recipe, rows: &[usize]) -> Result<Patch> {
         let mut patch = Patch::new();
         let adapter = acclimate_peft::build(&recipe.adapter.method, &recipe.adapter.settings)?;
         let mut rng = Rng::new(recipe.seed, "patch", 0);
         acclimate_peft::place(&mut patch, self.model(), &recipe.adapter.method, adapter, recipe.adapter.targets.as_ref(), &mut rng)?;
-        if let Some(outputs) = self.task.outputs().filter(|_| !gate::own_head(self.model(), self.task.as_ref())) {
-            patch.add_head(self.model(), outputs, recipe.head, &mut Rng::new(recipe.seed, "head", 0));
+        let probe = match recipe.head {
+            Head::Probe => FittedProbe::new(self.model(), self.task.as_ref(), &self.train, rows, recipe.seed)?,
+            Head::Zero | Head::Random => None,
+        };
+        let own = gate::own_head(self.model(), self.task.as_ref());
+        if let Some(outputs) = self.task.outputs().filter(|_| !own || probe.is_some()) {
+            let start = if recipe.head == Head::Random { HeadStart::Random } else { HeadStart::Zero };
+            patch.add_head(self.model(), outputs, start, &mut Rng::new(recipe.seed, "head", 0));
+        }
+        if let Some(probe) = probe {
+            probe.write(self.model(), &mut patch);
         }
         Ok(patch)
     }
@@ -190,7 +199,8 @@ pub struct Finished {
 pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Finished>> {
     let (model, task, data) = (session.model(), session.task.as_ref(), &session.train);
     let optimiser = optimiser(recipe)?;
-    let patch = session.start(recipe)?;
+    let all: Vec<usize> = (0..data.left.len()).collect();
+    let patch = session.start(recipe, &all)?;
     let folder = RunFolder::open(recipe.out.as_deref().unwrap_or(&default_folder(recipe)), recipe)?;
     folder.write_json("manifest.json", &session.manifest(recipe))?;
     let (n, tested) = (data.left.len(), session.test.as_ref().map_or(0, |test| test.left.len()));
@@ -205,7 +215,6 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
     let trainer =
         Trainer { model, task, data, recipe, optimiser: optimiser.as_ref(), normaliser: &Source, build: &acclimate_peft::build, stop };
     let labels = data.labels()?;
-    let all: Vec<usize> = (0..n).collect();
     let mut notes = vec![];
 
     // Inside the training rows: every row is answered by fits that have not seen it.
@@ -223,7 +232,7 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
                     let stage = format!("fold {} of {}", k + 1, folds.len());
                     let place = folder.file(&format!("checkpoints/fold-{k}"));
                     let trained =
-                        trainer.train(patch.clone(), &fold.train, &[], &stage, Some(&place), &mut |progress| on(Event::Step(progress)))?;
+                        trainer.train(session.start(recipe, &fold.train)?, &fold.train, &[], &stage, Some(&place), &mut |progress| on(Event::Step(progress)))?;
                     if trained.interrupted {
                         return Ok(None);
                     }
@@ -261,6 +270,7 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
         (all.clone(), vec![])
     };
     let place = folder.file("checkpoints/final");
+    let patch = if valid_rows.is_empty() { patch } else { session.start(recipe, &train_rows)? };
     let trained = trainer.train(patch, &train_rows, &valid_rows, "final", Some(&place), &mut |progress| on(Event::Step(progress)))?;
     if trained.interrupted {
         return Ok(None);
@@ -471,7 +481,7 @@ fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History
             ("adapter".to_owned(), recipe.adapter.method.clone()),
             ("optimiser".to_owned(), recipe.optim.method.clone()),
             ("trained numbers".to_owned(), summary.trained.to_string()),
-            ("epochs, batch size".to_owned(), format!("{}, {}", recipe.epochs, recipe.batch_size)),
+            ("epochs, batch size".to_owned(), format!("{}, {}", recipe.epochs(summary.train_rows), recipe.batch_size)),
             ("seed".to_owned(), recipe.seed.to_string()),
             ("peak memory".to_owned(), summary.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB"))),
         ],
