@@ -203,7 +203,7 @@ fn ia3_agrees_with_the_package() {
 
 #[test]
 fn norm_tuning_agrees_with_the_package() {
-    check("ln_tuning", |config| by_name("norm_tuning", config));
+    check("norm_tuning", |config| by_name("norm_tuning", config));
 }
 
 #[test]

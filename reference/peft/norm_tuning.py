@@ -20,4 +20,4 @@ tuned = model.base_model.model.layer.ln_tuning_layers["default"]
 adapter = {"weight": tuned.weight, "bias": tuned.bias}
 randomise(rng, adapter.values())
 case = evaluate("layer_norm", {}, rng, layer, x, adapter, model, merge(model), {"eps": layer.eps})
-write("peft/ln_tuning", header(__file__, "peft", 0, {"f64": 1e-10, "f32": 1e-5}), [case])
+write("peft/norm_tuning", header(__file__, "peft", 0, {"f64": 1e-10, "f32": 1e-5}), [case])
