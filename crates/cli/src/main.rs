@@ -23,13 +23,13 @@ const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
-  acclimate quickstart                                          a first adaptation, offline, in under a minute
-  acclimate tune --model asset:minilm --data reviews.csv        a patch, and a report of what it gains
+  acclimate quickstart                                      a first adaptation, offline, in seconds
+  acclimate tune --model asset:minilm --data reviews.csv    a patch, and a report of what it gains
   acclimate predict --run runs/minilm-reviews-seed0 --data new.csv";
 
 /// Adapts pre-trained models: the model stays frozen, a small patch learns, and no learning rate has to be set.
 #[derive(Parser)]
-#[command(name = "acclimate", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "acclimate", bin_name = "acclimate", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -150,8 +150,11 @@ fn usage(error: &clap::Error) -> ExitCode {
             render::say(&format!("error: unknown flag `{flag}`; the nearest are {}", near.join(", ")));
             render::say(&format!("\nFor all flags, try `{path} --help`."));
         }
-        // Help goes to stdout and may meet a closed pipe, which is no failure.
-        _ => drop(error.print()),
+        _ => {
+            if let Err(error) = error.print() {
+                return fail(&error.into());
+            }
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

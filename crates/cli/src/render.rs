@@ -83,9 +83,16 @@ pub(crate) fn facts(rows: &[(&str, String)]) -> String {
 pub(crate) fn document(doc: &str, width: usize) -> String {
     let mut text = String::new();
     let mut paragraph = String::new();
-    let (mut code, mut formula) = (false, false);
+    // Inside code, inside a formula, and whether the line before was part of one.
+    let (mut code, mut formula, mut behind) = (false, false, false);
     for line in doc.lines() {
         let bare = line.trim();
+        let displayed = !code && (formula || bare.starts_with("$$"));
+        if behind != displayed {
+            flush(&mut paragraph, &mut text, width);
+            blank(&mut text);
+            behind = displayed;
+        }
         let item = bare.starts_with("- ") || bare.starts_with("* ");
         if bare.starts_with("```") {
             flush(&mut paragraph, &mut text, width);
@@ -96,8 +103,7 @@ pub(crate) fn document(doc: &str, width: usize) -> String {
                 text.push_str(format!("      {line}").trim_end());
                 text.push('\n');
             }
-        } else if formula || bare.starts_with("$$") {
-            flush(&mut paragraph, &mut text, width);
+        } else if displayed {
             let ends = bare.strip_prefix("$$").filter(|_| !formula).unwrap_or(bare).contains("$$");
             formula = !ends;
             text.push_str(&format!("      {}\n", bare.trim_matches('$').trim()));
@@ -106,9 +112,7 @@ pub(crate) fn document(doc: &str, width: usize) -> String {
             text.push_str(&format!("{}\n", bold(bare.trim_start_matches('#').trim())));
         } else if bare.is_empty() {
             flush(&mut paragraph, &mut text, width);
-            if !text.ends_with("\n\n") && !text.is_empty() {
-                text.push('\n');
-            }
+            blank(&mut text);
         } else {
             if item {
                 flush(&mut paragraph, &mut text, width);
@@ -119,6 +123,13 @@ pub(crate) fn document(doc: &str, width: usize) -> String {
     }
     flush(&mut paragraph, &mut text, width);
     text
+}
+
+/// A blank line, unless there is one.
+fn blank(text: &mut String) {
+    if !text.ends_with("\n\n") && !text.is_empty() {
+        text.push('\n');
+    }
 }
 
 fn flush(paragraph: &mut String, text: &mut String, width: usize) {
@@ -145,7 +156,7 @@ mod tests {
         let doc = "One.\n\n# Mathematics\nIf $a$ then\n$$x = 1,\n  y = 2.$$\nand so on.\n\n# Example\n```\nuse a;\n# Ok(())\n```\n";
         let text = document(doc, 100);
         assert!(text.starts_with("  One.\n\n"), "{text}");
-        assert!(text.contains("  If $a$ then\n      x = 1,\n      y = 2.\n  and so on.\n"), "{text}");
+        assert!(text.contains("  If $a$ then\n\n      x = 1,\n      y = 2.\n\n  and so on.\n"), "{text}");
         assert!(text.contains("      use a;\n") && !text.contains("Ok(())"), "{text}");
     }
 

@@ -10,7 +10,8 @@ use acclimate::tune::Summary;
 use anyhow::Result;
 use clap::Args;
 use console::Term;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,10 +59,16 @@ impl Tune {
             render::say(&format!("stopped and saved; to go on, run the same command:\n  {}", command_line()));
             return Ok(ExitCode::from(INTERRUPTED));
         };
-        let text = if self.json { render::json(&serde_json::to_value(&summary)?)? } else { describe(&summary) };
-        render::print(&text)?;
+        render::print(&if self.json { as_json(&summary)? } else { describe(&summary) })?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The summary with the manifest, so that who reads it can tell which results may be compared.
+fn as_json(summary: &Summary) -> Result<String> {
+    let mut all = serde_json::to_value(summary)?;
+    all["manifest"] = serde_json::from_str(&std::fs::read_to_string(summary.folder.join("manifest.json"))?)?;
+    render::json(&all)
 }
 
 /// The first Ctrl-C asks the run to save and stop, the second ends the program.
@@ -109,7 +116,7 @@ impl Shown {
     pub(crate) fn on(&mut self, event: Event<'_>) {
         match event {
             _ if self.quiet => {}
-            Event::Note(note) => match &self.bar {
+            Event::Note(note) => match self.bar.as_ref().filter(|bar| !bar.is_finished()) {
                 Some(bar) => bar.suspend(|| render::say(note)),
                 None => render::say(note),
             },
@@ -156,10 +163,14 @@ impl Shown {
 }
 
 fn bar(progress: Progress<'_>) -> ProgressBar {
-    let form = "{prefix:14} {bar:24} {pos}/{len}  {msg}  {per_sec}, {eta} left";
+    let form = "{prefix:14} {bar:24} {pos}/{len}  {msg}  {rate}, {eta} left";
     let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let rate = |state: &ProgressState, out: &mut dyn Write| {
+        // A bar that cannot be drawn is no reason to stop.
+        let _ = write!(out, "{:.1} steps/s", state.per_sec());
+    };
     ProgressBar::new(progress.total)
-        .with_style(style)
+        .with_style(style.with_key("rate", rate))
         .with_prefix(progress.stage.to_owned())
         .with_position(progress.step.saturating_sub(1))
 }

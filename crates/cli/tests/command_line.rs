@@ -1,5 +1,7 @@
 //! The real program on tiny models: help, a whole round trip, and everything that can be wrong with what it is given.
 
+#![expect(clippy::unwrap_used, reason = "what these tests share is test code too")]
+
 use acclimate_core::{Model, write_safetensors};
 use acclimate_models::tiny;
 use burn::tensor::DType;
@@ -176,6 +178,35 @@ fn images_by_class() {
     place.good("tune --model net --data images --out run --epochs 1 --gate.folds 0 --adapter.rank 2 --quiet");
     let lines = place.good("predict --run run --data images --json");
     assert_eq!(lines.lines().count(), 16);
+}
+
+#[test]
+fn pairs_numbers_and_labels_per_word() {
+    let place = Place::new();
+    let with = "--model model --epochs 1 --gate.folds 0 --max-length 16 --quiet";
+    let mut pairs = "sentence,sentence2,score\n".to_owned();
+    let (mut numbers, mut words) = ("text,score\n".to_owned(), String::new());
+    for row in 0..16 {
+        let word = ["good", "bad", "fine"][row % 3];
+        writeln!(pairs, "the film is {word},a book was fine,{}", row % 3).unwrap();
+        writeln!(numbers, "the film is {word},{}", row % 5).unwrap();
+        writeln!(words, r#"{{"tokens":["the","{word}"],"tags":["O","B-{word}"]}}"#).unwrap();
+    }
+    place.write("pairs.csv", pairs);
+    place.write("numbers.csv", numbers);
+    place.write("words.jsonl", words);
+    for (task, data, row) in [
+        ("similarity", "pairs.csv", "{\"row\":1,\"answer\":0."),
+        ("retrieval", "pairs.csv", "{\"row\":1,\"answer\":0."),
+        ("regression", "numbers.csv", "{\"row\":1,\"answer\":"),
+        ("token_classification", "words.jsonl", "{\"row\":1,\"answer\":[\""),
+    ] {
+        place.good(&format!("tune --task {task} --data {data} --out {task} {with}"));
+        let lines = place.good(&format!("predict --run {task} --data {data} --json"));
+        assert!(lines.starts_with(row) && lines.lines().count() == 16, "{task}: {lines}");
+        let scores = place.good(&format!("eval --run {task} --data {data} --json"));
+        assert!(scores.contains("\"rows\": 16"), "{task}: {scores}");
+    }
 }
 
 #[test]
