@@ -306,6 +306,7 @@ impl Patch {
             base_fingerprint: self.base.clone(),
             parts: parts.collect(),
             roles: self.roles.clone(),
+            order: self.params.names().map(str::to_owned).collect(),
         };
         let text = serde_json::to_string_pretty(&config).expect("strings, numbers and lists");
         let mut tensors = self.params.clone();
@@ -333,6 +334,11 @@ impl Patch {
                     &weights,
                     format!("tensor `{name}` is missing; the patch folder is incomplete"),
                 ));
+            }
+        }
+        for name in config.order.iter().filter(|name| patch.roles.contains_key(*name)) {
+            if let Some(tensor) = tensors.any(name) {
+                patch.params.insert(name, tensor.clone());
             }
         }
         for (name, tensor) in tensors.iter() {
@@ -369,6 +375,9 @@ struct PatchFile {
     base_fingerprint: Option<String>,
     parts: Vec<PartFile>,
     roles: BTreeMap<String, Role>,
+    /// Names of the trained tensors in the order of the patch, which sums over them follow; the tensor file sorts its own.
+    #[serde(default)]
+    order: Vec<String>,
 }
 
 /// The weight and bias of a site in the form every adapter sees: a matrix `[out, in]`.
