@@ -163,26 +163,48 @@ pub fn unadapted(model: &dyn Model, task: &dyn Task, data: &Prepared, rows: &[us
     if task.outputs().is_none() || own_head(model, task) {
         return predict_all(model, task, data, rows, &Pass::bare());
     }
-    let n = train.len().max(1) as f64;
-    let log_odds = |share: f64| (share.max(1e-9) / (1.0 - share).max(1e-9)).ln();
-    let constant: Vec<f64> = match train {
-        Labels::Classes { names, index } => {
-            let share = |k: usize| index.iter().filter(|&&c| c == k).count() as f64 / n;
-            (0..names.len()).map(|k| share(k).max(1e-9).ln()).collect()
+    let constant = constant(train);
+    Ok(match train {
+        Labels::Tokens { .. } => {
+            let most = (0..constant.len()).rev().max_by(|&a, &b| constant[a].total_cmp(&constant[b])).unwrap_or(0);
+            rows.iter().map(|&row| vec![most as f64; data.left.word_starts(row).len()]).collect()
         }
+        _ => vec![constant; rows.len()],
+    })
+}
+
+/// What is most common in the training rows, as logits or as a number.
+fn constant(train: &Labels) -> Vec<f64> {
+    let log_odds = |share: f64| (share.max(1e-9) / (1.0 - share).max(1e-9)).ln();
+    let log_shares = |classes: usize, of: &mut dyn Iterator<Item = usize>| {
+        let mut counts = vec![0.0; classes];
+        of.for_each(|class| counts[class] += 1.0);
+        let n = counts.iter().sum::<f64>().max(1.0);
+        counts.into_iter().map(|count| (count / n).max(1e-9).ln()).collect()
+    };
+    let n = train.len().max(1) as f64;
+    match train {
+        Labels::Classes { names, index } => log_shares(names.len(), &mut index.iter().copied()),
+        Labels::Tokens { names, rows } => log_shares(names.len(), &mut rows.iter().flatten().copied()),
         Labels::MultiLabel { names, rows } => {
             (0..names.len()).map(|k| log_odds(rows.iter().filter(|row| row[k]).count() as f64 / n)).collect()
         }
         Labels::Numbers(numbers) => vec![numbers.iter().sum::<f64>() / n],
-        Labels::Tokens { names, rows: words } => {
-            let mut counts = vec![0usize; names.len()];
-            words.iter().flatten().for_each(|&class| counts[class] += 1);
-            let most = (0..counts.len()).max_by_key(|&k| (counts[k], std::cmp::Reverse(k))).unwrap_or(0);
-            return Ok(rows.iter().map(|&row| vec![most as f64; data.left.word_starts(row).len()]).collect());
-        }
         Labels::Pairs(_) => vec![],
-    };
-    Ok(vec![constant; rows.len()])
+    }
+}
+
+/// The unadapted model as a patch: an empty one, or a head that says what is most common where the model has none.
+pub fn unadapted_patch(model: &dyn Model, task: &dyn Task, train: &Labels) -> Patch {
+    if task.outputs().is_none() || own_head(model, task) {
+        return Patch::new();
+    }
+    let mut biases = constant(train);
+    if let Labels::Numbers(_) = train {
+        let [mean, std] = task.spec().scale;
+        biases.iter_mut().for_each(|x| *x = (*x - mean) / std);
+    }
+    FittedProbe(Probe { weights: vec![vec![0.0; model.width()]; biases.len()], biases, penalty: 0.0 }).patch(model)
 }
 
 /// Whether the model brings a head that fits the task.

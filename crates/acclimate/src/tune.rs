@@ -278,7 +278,7 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
     notes.extend(trained.history.notes.clone());
     let probe = FittedProbe::new(model, task, data, &all, recipe.seed)?;
     let keep = match (chosen, &probe) {
-        (Candidate::Unadapted, _) => Patch::new(),
+        (Candidate::Unadapted, _) => gate::unadapted_patch(model, task, labels),
         (Candidate::Probe, Some(probe)) => probe.patch(model),
         _ => trained.patch.clone(),
     };

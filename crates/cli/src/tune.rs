@@ -238,5 +238,6 @@ fn reason(summary: &Summary) -> String {
             )
         }
     };
+    let chosen = if summary.chosen == Candidate::Unadapted { "unadapted model" } else { chosen };
     format!("The {chosen} was chosen: {why}. {gain}")
 }

@@ -165,6 +165,30 @@ fn a_recipe_file_and_flags_over_it() {
 }
 
 #[test]
+fn what_cannot_be_learnt_leaves_the_model_as_it_is_and_still_answers() {
+    let place = Place::new();
+    let labels = (0..24).map(|row| ["no", "yes", "yes", "yes"][row % 4]);
+    place.write(
+        "same.csv",
+        format!("text,label\n{}", labels.map(|label| format!("the film,{label}\n")).collect::<String>()),
+    );
+    let text =
+        place.good("tune --model model --data same.csv --out run --epochs 1 --gate.folds 2 --max-length 16 --quiet");
+    assert!(text.contains("The unadapted model was chosen"), "{text}");
+    let lines = place.good("predict --run run --data same.csv");
+    assert!(lines.lines().skip(1).all(|line| line.contains("\tyes\t0.7")), "{lines}");
+    place.good("eval --run run --data same.csv");
+}
+
+#[test]
+fn quickstart_needs_nothing() {
+    let place = Place::new();
+    let text = place.good("quickstart --out first");
+    assert!(text.contains("as it came") && text.contains("first/report.html"), "{text}");
+    assert!(place.path("first/report.html").is_file());
+}
+
+#[test]
 fn images_by_class() {
     let place = Place::new();
     tiny::resnet(1, DType::F32).save(&place.path("net")).unwrap();
