@@ -64,7 +64,10 @@ fn main() -> Result<()> {
     let test: Vec<usize> = (TRAIN..digits.len()).collect();
     let trained = trainer.train(patch, &train, &[], "pre-training", None, &mut |progress| {
         if progress.step % 100 == 0 {
-            println!("step {} of {}: loss {:.4} {:?}", progress.step, progress.total, progress.line.loss, progress.line.log);
+            println!(
+                "step {} of {}: loss {:.4} {:?}",
+                progress.step, progress.total, progress.line.loss, progress.line.log
+            );
         }
     })?;
     let batches: Vec<Inputs> = train.chunks(500).map(|rows| data.left.batch(rows, &base)).collect();

@@ -64,8 +64,10 @@ pub fn catalogue() -> Vec<Family> {
 /// # Errors
 /// An unknown name, with the nearest ones.
 pub fn find(name: &str) -> Result<(&'static str, CardView)> {
-    let all: Vec<(&'static str, CardView)> =
-        catalogue().into_iter().flat_map(|family| family.cards.into_iter().map(move |view| (family.name, view))).collect();
+    let all: Vec<(&'static str, CardView)> = catalogue()
+        .into_iter()
+        .flat_map(|family| family.cards.into_iter().map(move |view| (family.name, view)))
+        .collect();
     let found = all.iter().find(|(_, view)| view.card.name == name).cloned();
     found.ok_or_else(|| Error::unknown("method", name, all.iter().map(|(_, view)| view.card.name)))
 }

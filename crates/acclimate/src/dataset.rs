@@ -4,7 +4,9 @@ use crate::encode::Encoded;
 use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::{Prepared, Task, TaskSpec};
 use acclimate_core::{Error, Model, Result};
-use acclimate_data::{Assets, Columns, Examples, Inputs, Labels, PAIR_NAMES, Source, Target, Tokenizer};
+use acclimate_data::{
+    Assets, Columns, Examples, Inputs, Labels, PAIR_NAMES, Source, TEXT_NAMES, Target, Tokenizer, WORDS_NAMES,
+};
 use acclimate_data::{ReadOptions, Table, split};
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
@@ -25,7 +27,9 @@ impl Loaded {
     /// An empty or unknown name, nothing fetched in offline mode, or a broken folder.
     pub fn open(name: &str, max_length: usize, assets: &Assets) -> Result<Self> {
         if name.is_empty() {
-            return Err(Error::Other("no model given; name one with `--model`, such as `--model asset:minilm`".to_owned()));
+            return Err(Error::Other(
+                "no model given; name one with `--model`, such as `--model asset:minilm`".to_owned(),
+            ));
         }
         let folder = Source::parse(name)?.resolve(assets)?;
         let model = acclimate_models::load(&folder, &Device::flex())?;
@@ -68,11 +72,18 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The columns, with a second text of a usual name where the task needs one and none is named.
+    /// The columns, with a second text or words of a usual name where the task needs them and none are named.
     pub fn columns_for(&self, kind: TaskKind) -> Columns {
         let mut columns = self.columns.clone();
-        if matches!(kind, TaskKind::Similarity | TaskKind::Retrieval) && columns.pair.is_none() {
-            columns.pair = PAIR_NAMES.iter().find(|n| self.table.columns.iter().any(|c| c == *n)).map(|n| (*n).to_owned());
+        let usual =
+            |names: &[&str]| names.iter().find(|n| self.table.columns.iter().any(|c| c == *n)).map(|n| (*n).to_owned());
+        match kind {
+            TaskKind::Similarity | TaskKind::Retrieval => columns.pair = columns.pair.or_else(|| usual(&PAIR_NAMES)),
+            TaskKind::TokenClassification => {
+                let text = columns.text.take();
+                columns.words = columns.words.or_else(|| usual(&WORDS_NAMES)).or(text).or_else(|| usual(&TEXT_NAMES));
+            }
+            _ => {}
         }
         columns
     }
@@ -89,7 +100,8 @@ pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
     let (table, known) = match Source::parse(name)? {
         Source::Asset(asset) => assets.table(&asset)?,
         source => {
-            let options = ReadOptions { separator: recipe.separator, encoding: recipe.encoding, ..ReadOptions::default() };
+            let options =
+                ReadOptions { separator: recipe.separator, encoding: recipe.encoding, ..ReadOptions::default() };
             (Table::read(&source.resolve(assets)?, &options)?, Columns::default())
         }
     };
@@ -128,7 +140,9 @@ pub fn labelled(opened: &Opened, recipe: &Recipe) -> Result<(Examples, TaskSpec)
     let columns = opened.columns_for(recipe.task);
     let examples = Examples::read(&opened.table, &columns, &target(recipe))?;
     if recipe.task == TaskKind::Similarity && !matches!(examples.inputs, Inputs::Pairs(_)) {
-        return Err(Error::Other("the task `similarity` needs two texts a row; name the second one's column with `pair`".to_owned()));
+        return Err(Error::Other(
+            "the task `similarity` needs two texts a row; name the second one's column with `pair`".to_owned(),
+        ));
     }
     let mut spec = TaskSpec {
         kind: recipe.task,
@@ -189,7 +203,10 @@ pub fn divide(all: Examples, test: Option<Examples>, recipe: &Recipe) -> Result<
         None => {
             let wanted = recipe.test_rows.map_or(recipe.test_share, |rows| rows as f64 / n as f64);
             if wanted >= 1.0 {
-                return Err(Error::Other(format!("`test_rows` asks for {} of {n} rows; some must stay to train on", recipe.test_rows.unwrap_or(n))));
+                return Err(Error::Other(format!(
+                    "`test_rows` asks for {} of {n} rows; some must stay to train on",
+                    recipe.test_rows.unwrap_or(n)
+                )));
             }
             if wanted == 0.0 {
                 ((0..n).collect(), None)
@@ -201,7 +218,10 @@ pub fn divide(all: Examples, test: Option<Examples>, recipe: &Recipe) -> Result<
     };
     if let Some(rows) = recipe.train_rows {
         if rows > train.len() {
-            return Err(Error::Other(format!("`train_rows` asks for {rows} rows; {} are left beside the test rows", train.len())));
+            return Err(Error::Other(format!(
+                "`train_rows` asks for {rows} rows; {} are left beside the test rows",
+                train.len()
+            )));
         }
         let strata = all.select(&train).labels.strata();
         let picked = split::few_shot(&strata, split::Shots::Total(rows), recipe.seed)?;

@@ -130,9 +130,9 @@ impl Encoded {
                 let rows: Vec<_> = rows.iter().map(|&row| (all[row].ids.clone(), all[row].types.clone())).collect();
                 Inputs::Tokens(Tokens::new(&rows, dtype, &device))
             }
-            Rows::Images { shape: [c, h, w], values } => {
-                Inputs::Images(gather(values, c * h * w, rows, &[rows.len(), *c, *h, *w], dtype, &device).get().expect("rank 4"))
-            }
+            Rows::Images { shape: [c, h, w], values } => Inputs::Images(
+                gather(values, c * h * w, rows, &[rows.len(), *c, *h, *w], dtype, &device).get().expect("rank 4"),
+            ),
             Rows::Features { width, values } => {
                 Inputs::Rows(gather(values, *width, rows, &[rows.len(), *width], dtype, &device).get().expect("rank 2"))
             }

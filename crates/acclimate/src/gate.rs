@@ -7,6 +7,7 @@ use acclimate_core::{AnyTensor, HeadStart, Model, Pass, Patch, Result, Rng};
 use acclimate_data::metrics::{Interval, bootstrap, paired_bootstrap};
 use acclimate_data::{Labels, split};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Draws of each bootstrap.
 const DRAWS: usize = 1000;
@@ -56,21 +57,46 @@ impl From<Interval> for Score {
 
 /// The score of answers with a bootstrap interval over rows.
 pub fn score(task: &dyn Task, outputs: &Outputs, labels: &Labels, seed: u64) -> Score {
-    let on = |rows: &[usize]| task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
+    let on =
+        |rows: &[usize]| task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
+    bootstrap(outputs.len(), DRAWS, LEVEL, seed, on).into()
+}
+
+/// As [`score`], of answers by a fit per fold. Where answers are judged beside each other, only those of one fold are; the folds
+/// count by their rows.
+pub fn crossfit_score(task: &dyn Task, outputs: &Outputs, labels: &Labels, fold_of: &[usize], seed: u64) -> Score {
+    if !task.is_relative() {
+        return score(task, outputs, labels, seed);
+    }
+    let on = |rows: &[usize]| {
+        let mut folds = BTreeMap::<usize, Vec<usize>>::new();
+        rows.iter().for_each(|&row| folds.entry(fold_of[row]).or_default().push(row));
+        let part = |rows: &Vec<usize>| {
+            let value = task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
+            value * rows.len() as f64
+        };
+        folds.values().map(part).sum::<f64>() / rows.len() as f64
+    };
     bootstrap(outputs.len(), DRAWS, LEVEL, seed, on).into()
 }
 
 /// The difference of two candidates' scores on the same rows.
 pub fn difference(task: &dyn Task, first: &Outputs, second: &Outputs, labels: &Labels, seed: u64) -> Score {
-    let on = |outputs: &Outputs, rows: &[usize]| task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
+    let on = |outputs: &Outputs, rows: &[usize]| {
+        task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows))
+    };
     paired_bootstrap(first.len(), DRAWS, LEVEL, seed, |rows| on(first, rows), |rows| on(second, rows)).into()
 }
 
 /// Targets of a probe: one-hot, 0/1 or standardised.
 fn targets(task: &dyn Task, labels: &Labels) -> Vec<Vec<f64>> {
     match labels {
-        Labels::Classes { names, index } => index.iter().map(|&c| (0..names.len()).map(|k| f64::from(u8::from(k == c))).collect()).collect(),
-        Labels::MultiLabel { rows, .. } => rows.iter().map(|row| row.iter().map(|&holds| f64::from(u8::from(holds))).collect()).collect(),
+        Labels::Classes { names, index } => {
+            index.iter().map(|&c| (0..names.len()).map(|k| f64::from(u8::from(k == c))).collect()).collect()
+        }
+        Labels::MultiLabel { rows, .. } => {
+            rows.iter().map(|row| row.iter().map(|&holds| f64::from(u8::from(holds))).collect()).collect()
+        }
         Labels::Numbers(numbers) => {
             let [mean, std] = task.spec().scale;
             numbers.iter().map(|x| vec![(x - mean) / std]).collect()
@@ -84,7 +110,9 @@ fn answers(task: &dyn Task, probe: &Probe, features: &Outputs) -> Outputs {
     let [mean, std] = task.spec().scale;
     let logits = probe.logits(features);
     match task.probe() {
-        Some(ProbeLoss::Squared) => logits.into_iter().map(|row| row.into_iter().map(|x| x * std + mean).collect()).collect(),
+        Some(ProbeLoss::Squared) => {
+            logits.into_iter().map(|row| row.into_iter().map(|x| x * std + mean).collect()).collect()
+        }
         _ => logits,
     }
 }
@@ -159,7 +187,13 @@ impl FittedProbe {
 ///
 /// # Errors
 /// The model's.
-pub fn unadapted(model: &dyn Model, task: &dyn Task, data: &Prepared, rows: &[usize], train: &Labels) -> Result<Outputs> {
+pub fn unadapted(
+    model: &dyn Model,
+    task: &dyn Task,
+    data: &Prepared,
+    rows: &[usize],
+    train: &Labels,
+) -> Result<Outputs> {
     if task.outputs().is_none() || own_head(model, task) {
         return predict_all(model, task, data, rows, &Pass::bare());
     }

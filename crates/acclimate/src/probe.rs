@@ -109,7 +109,8 @@ pub fn fit(features: &[Vec<f64>], targets: &[Vec<f64>], loss: ProbeLoss, penalty
     let (n, d, k) = (features.len(), first.len(), target.len());
     let mean: Vec<f64> = (0..d).map(|i| features.iter().map(|x| x[i]).sum::<f64>() / n as f64).collect();
     // One scale for all features keeps the geometry the model gave them.
-    let variance = features.iter().flat_map(|x| x.iter().zip(&mean).map(|(x, m)| (x - m) * (x - m))).sum::<f64>() / (n * d) as f64;
+    let variance =
+        features.iter().flat_map(|x| x.iter().zip(&mean).map(|(x, m)| (x - m) * (x - m))).sum::<f64>() / (n * d) as f64;
     let scale = if variance > 0.0 { variance.sqrt() } else { 1.0 };
     let scaled: Vec<Vec<f64>> =
         features.iter().map(|x| x.iter().zip(&mean).map(|(x, m)| (x - m) / scale).collect()).collect();
@@ -117,7 +118,8 @@ pub fn fit(features: &[Vec<f64>], targets: &[Vec<f64>], loss: ProbeLoss, penalty
     let failed = |e: argmin::core::Error| Error::Other(format!("the probe's solver failed: {e}"));
     let solver = LBFGS::new(MoreThuenteLineSearch::new(), 10).with_tolerance_grad(1e-6).map_err(failed)?;
     let start = vec![0.0; k * (d + 1)];
-    let found = Executor::new(problem, solver).configure(|state| state.param(start).max_iters(300)).run().map_err(failed)?;
+    let found =
+        Executor::new(problem, solver).configure(|state| state.param(start).max_iters(300)).run().map_err(failed)?;
     let p = found.state.get_best_param().ok_or_else(|| Error::Other("the probe's solver found nothing".to_owned()))?;
     let (mut weights, mut biases) = (vec![], vec![]);
     for row in p.chunks(d + 1) {

@@ -218,14 +218,19 @@ impl Recipe {
             }
             if let ("gate", toml::Value::Table(gate)) = (name.as_str(), value) {
                 if let Some(key) = gate.keys().find(|key| !GateRecipe::KEYS.iter().any(|k| k.name[5..] == **key)) {
-                    return Err(Error::unknown("recipe key", &format!("gate.{key}"), GateRecipe::KEYS.iter().map(|k| k.name)));
+                    return Err(Error::unknown(
+                        "recipe key",
+                        &format!("gate.{key}"),
+                        GateRecipe::KEYS.iter().map(|k| k.name),
+                    ));
                 }
             }
         }
         let mut recipe = Self::default();
         let mut merged = toml::Table::try_from(&recipe).map_err(|e| Error::Other(e.to_string()))?;
         merged.extend(table.clone());
-        recipe = Self::deserialize(toml::Value::Table(merged)).map_err(|e| Error::Other(format!("recipe: {}", e.message())))?;
+        recipe = Self::deserialize(toml::Value::Table(merged))
+            .map_err(|e| Error::Other(format!("recipe: {}", e.message())))?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -237,7 +242,12 @@ impl Recipe {
                 return Err(Error::Other(format!("recipe: `{name}` must be at least 0 and below 1, got `{share}`")));
             }
         }
-        let counts = [("epochs", self.epochs.unwrap_or(1)), ("batch_size", self.batch_size), ("accumulate", self.accumulate), ("max_length", self.max_length)];
+        let counts = [
+            ("epochs", self.epochs.unwrap_or(1)),
+            ("batch_size", self.batch_size),
+            ("accumulate", self.accumulate),
+            ("max_length", self.max_length),
+        ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
         }
@@ -245,7 +255,9 @@ impl Recipe {
             return Err(Error::Other("recipe: `gate.folds` must be 0 (off) or at least 2, got `1`".to_owned()));
         }
         if self.patience.is_some() && self.valid_share == 0.0 {
-            return Err(Error::Other("recipe: `patience` needs rows to watch; set `valid_share`, such as 0.1".to_owned()));
+            return Err(Error::Other(
+                "recipe: `patience` needs rows to watch; set `valid_share`, such as 0.1".to_owned(),
+            ));
         }
         if self.cuts.iter().any(|x| !x.is_finite()) || !self.cuts.is_sorted() {
             return Err(Error::Other(format!("recipe: `cuts` must be ascending numbers, got `{:?}`", self.cuts)));
@@ -264,7 +276,8 @@ mod tests {
 
     #[test]
     fn text_and_table_agree() {
-        let recipe = Recipe::from_table(&table("model = 'm'\ndata = 'd'\n[adapter]\nmethod = 'lora'\nrank = 4")).unwrap();
+        let recipe =
+            Recipe::from_table(&table("model = 'm'\ndata = 'd'\n[adapter]\nmethod = 'lora'\nrank = 4")).unwrap();
         assert_eq!(recipe.adapter.settings["rank"].as_integer(), Some(4));
         let again = Recipe::from_table(&toml::Table::try_from(&recipe).unwrap()).unwrap();
         assert_eq!(recipe, again);

@@ -46,7 +46,10 @@ impl RunFolder {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         let run = Self(folder.to_owned());
         if run.file("result.json").exists() {
-            return Err(Error::Other(format!("{}: holds a finished run; name another folder with `--out`", folder.display())));
+            return Err(Error::Other(format!(
+                "{}: holds a finished run; name another folder with `--out`",
+                folder.display()
+            )));
         }
         let file = run.file("recipe.toml");
         if file.exists() {

@@ -30,7 +30,12 @@ impl Saved {
             Ok(path) if !recipe.model.contains(':') => path.display().to_string(),
             _ => recipe.model.clone(),
         };
-        Self { model, task: task.spec(), max_length: recipe.max_length, fingerprint: loaded.model.fingerprint().to_owned() }
+        Self {
+            model,
+            task: task.spec(),
+            max_length: recipe.max_length,
+            fingerprint: loaded.model.fingerprint().to_owned(),
+        }
     }
 
     /// Writes the folder.

@@ -152,7 +152,8 @@ impl Trainer<'_> {
                 return Ok(Trained { patch: run.patch, history: run.place.history, interrupted: true });
             }
         }
-        let params = if run.place.best.is_some() { run.best } else { run.host.evaluate(self.optimiser, &run.patch.params) };
+        let params =
+            if run.place.best.is_some() { run.best } else { run.host.evaluate(self.optimiser, &run.patch.params) };
         Ok(Trained { patch: run.patch.with_params(params), history: run.place.history, interrupted: false })
     }
 
@@ -191,7 +192,9 @@ impl Trainer<'_> {
                 loss = loss + penalty;
             }
             if !loss.is_tracked() {
-                return Err(Error::Other("the loss does not depend on the patch; widen `adapter.targets` or add a head".to_owned()));
+                return Err(Error::Other(
+                    "the loss does not depend on the patch; widen `adapter.targets` or add a head".to_owned(),
+                ));
             }
             let gradients = tracked.params.gradients(&mut loss.backward());
             sum.add(gradients, value, self.task.weight(self.data, micro));
@@ -203,11 +206,17 @@ impl Trainer<'_> {
         let step = run.place.step + 1;
         let (loss, gradients) = self.gradients(&run.patch, batch, step)?;
         let multiplier = self.recipe.schedule.at(step, total, self.recipe.warmup);
-        let finite = loss.is_finite() && gradients.is_finite();
+        let mut finite = loss.is_finite() && gradients.is_finite();
         if finite {
-            run.patch.params = run.host.step(self.optimiser, &run.patch.params, &gradients, multiplier, loss)?;
+            match run.host.step(self.optimiser, &run.patch.params, &gradients, multiplier, loss) {
+                Ok(params) => run.patch.params = params,
+                // The host has changed nothing; the watch is told below.
+                Err(Error::Numeric { .. }) => finite = false,
+                Err(other) => return Err(other),
+            }
         }
-        let log: Vec<(String, f64)> = run.host.report(self.optimiser).into_iter().map(|(name, x)| (name.to_owned(), x)).collect();
+        let log: Vec<(String, f64)> =
+            run.host.report(self.optimiser).into_iter().map(|(name, x)| (name.to_owned(), x)).collect();
         let rate = log.first().map(|(_, x)| *x);
         run.place.history.steps.push(StepLine { step, loss, multiplier, log });
         run.place.step = step;
@@ -235,7 +244,9 @@ impl Trainer<'_> {
             return Err(Error::Numeric {
                 who: name.to_owned(),
                 step,
-                what: format!("training collapsed (loss {loss:.3}); lower `optim.lr`, or use `dadapt_adam`, which restarts itself"),
+                what: format!(
+                    "training collapsed (loss {loss:.3}); lower `optim.lr`, or use `dadapt_adam`, which restarts itself"
+                ),
             });
         }
         if run.place.restarts > RESTARTS {
@@ -261,11 +272,12 @@ impl Trainer<'_> {
         let outputs = predict_all(self.model, self.task, self.data, valid, &Pass::new(&patch))?;
         let score = self.task.score(&outputs.iter().collect::<Vec<_>>(), &self.data.labels()?.select(valid));
         run.place.history.valid.push((epoch, score));
-        if run.place.best.is_none_or(|(best, _)| score > best) {
+        if run.place.best.is_none_or(|(best, _)| score > best || best.is_nan()) {
             run.place.best = Some((score, epoch));
             run.best = patch.params;
         }
-        let since = epoch - run.place.best.map_or(epoch, |(_, at)| at);
+        // After a restart the epoch may lie before the best one.
+        let since = epoch.saturating_sub(run.place.best.map_or(epoch, |(_, at)| at));
         Ok(self.recipe.patience.is_some_and(|patience| since >= patience))
     }
 
@@ -310,7 +322,10 @@ impl Trainer<'_> {
         let in_order = |other: Params| -> Result<Params> {
             let mut params = Params::default();
             for name in patch.params.names() {
-                params.insert(name, other.any(name).ok_or_else(|| Error::format(last, format!("tensor `{name}` is missing")))?.clone());
+                params.insert(
+                    name,
+                    other.any(name).ok_or_else(|| Error::format(last, format!("tensor `{name}` is missing")))?.clone(),
+                );
             }
             Ok(params)
         };
@@ -322,7 +337,13 @@ impl Trainer<'_> {
 ///
 /// # Errors
 /// The model's.
-pub fn predict_all(model: &dyn Model, task: &dyn Task, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -> Result<Outputs> {
+pub fn predict_all(
+    model: &dyn Model,
+    task: &dyn Task,
+    data: &Prepared,
+    rows: &[usize],
+    pass: &Pass<'_>,
+) -> Result<Outputs> {
     let lengths = data.left.lengths(rows);
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by_key(|&at| lengths[at]);

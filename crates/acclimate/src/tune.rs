@@ -8,7 +8,9 @@ use crate::run::{Event, Manifest, RunFolder, default_folder, peak_memory_mib};
 use crate::saved::Saved;
 use crate::tasks::{Outputs, Prepared, Task};
 use crate::train::{History, Trainer, predict_all};
-use acclimate_core::{AnyOptimiser, Error, HeadStart, Model, Pass, Patch, Result, Rng, SiteKind, Source, find, write_whole};
+use acclimate_core::{
+    AnyOptimiser, Error, HeadStart, Model, Pass, Patch, Result, Rng, SiteKind, Source, find, write_whole,
+};
 use acclimate_data::{Assets, Examples, Inputs, Labels, split};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -84,7 +86,11 @@ impl Session {
         let (all, spec) = dataset::labelled(&opened, recipe)?;
         let test = match &recipe.test {
             Some(name) => {
-                let fixed = Recipe { task: spec.kind, classes: (!spec.names.is_empty()).then(|| spec.names.clone()), ..recipe.clone() };
+                let fixed = Recipe {
+                    task: spec.kind,
+                    classes: (!spec.names.is_empty()).then(|| spec.names.clone()),
+                    ..recipe.clone()
+                };
                 Some(dataset::labelled(&dataset::open(name, recipe, &assets)?, &fixed)?.0)
             }
             None => None,
@@ -109,7 +115,14 @@ impl Session {
         let mut patch = Patch::new();
         let adapter = acclimate_peft::build(&recipe.adapter.method, &recipe.adapter.settings)?;
         let mut rng = Rng::new(recipe.seed, "patch", 0);
-        acclimate_peft::place(&mut patch, self.model(), &recipe.adapter.method, adapter, recipe.adapter.targets.as_ref(), &mut rng)?;
+        acclimate_peft::place(
+            &mut patch,
+            self.model(),
+            &recipe.adapter.method,
+            adapter,
+            recipe.adapter.targets.as_ref(),
+            &mut rng,
+        )?;
         let probe = match recipe.head {
             Head::Probe => FittedProbe::new(self.model(), self.task.as_ref(), &self.train, rows, recipe.seed)?,
             Head::Zero | Head::Random => None,
@@ -128,13 +141,19 @@ impl Session {
     /// MiB that training is expected to hold: weights, patch with its optimiser state, and activations of a batch.
     pub fn memory_estimate_mib(&self, recipe: &Recipe, patch: &Patch) -> f64 {
         let rows = recipe.batch_size.div_ceil(recipe.accumulate);
-        let longest = self.train.left.lengths(&(0..self.train.left.len()).collect::<Vec<_>>()).into_iter().max().unwrap_or(1);
+        let longest =
+            self.train.left.lengths(&(0..self.train.left.len()).collect::<Vec<_>>()).into_iter().max().unwrap_or(1);
         let positions = match self.model().image() {
             Some([_, height, width]) => rows * height * width,
             None => rows * longest,
         };
-        let widths: usize =
-            self.model().sites().iter().filter(|site| site.kind != SiteKind::Embedding).map(|site| site.out + site.input.min(site.out)).sum();
+        let widths: usize = self
+            .model()
+            .sites()
+            .iter()
+            .filter(|site| site.kind != SiteKind::Embedding)
+            .map(|site| site.out + site.input.min(site.out))
+            .sum();
         let numbers = self.model().weights().count() + 7 * patch.params.count() + positions * widths;
         numbers as f64 * 4.0 / f64::from(1 << 20)
     }
@@ -196,7 +215,12 @@ pub struct Finished {
 ///
 /// # Errors
 /// As [`tune`].
-pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn FnMut(Event<'_>)) -> Result<Option<Finished>> {
+pub fn run(
+    session: &Session,
+    recipe: &Recipe,
+    stop: &AtomicBool,
+    on: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<Finished>> {
     let (model, task, data) = (session.model(), session.task.as_ref(), &session.train);
     let optimiser = optimiser(recipe)?;
     let all: Vec<usize> = (0..data.left.len()).collect();
@@ -210,29 +234,48 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
         session.memory_estimate_mib(recipe, &patch)
     )));
     if data.left.truncated > 0 {
-        on(Event::Note(&format!("{} training rows are longer than {} tokens and were cut (`max_length`)", data.left.truncated, recipe.max_length)));
+        on(Event::Note(&format!(
+            "{} training rows are longer than {} tokens and were cut (`max_length`)",
+            data.left.truncated, recipe.max_length
+        )));
     }
-    let trainer =
-        Trainer { model, task, data, recipe, optimiser: optimiser.as_ref(), normaliser: &Source, build: &acclimate_peft::build, stop };
+    let trainer = Trainer {
+        model,
+        task,
+        data,
+        recipe,
+        optimiser: optimiser.as_ref(),
+        normaliser: &Source,
+        build: &acclimate_peft::build,
+        stop,
+    };
     let labels = data.labels()?;
     let mut notes = vec![];
 
     // Inside the training rows: every row is answered by fits that have not seen it.
     let mut crossfit: BTreeMap<Candidate, Outputs> = BTreeMap::new();
+    let mut fold_of = vec![0; n];
     if recipe.gate.folds > 0 {
         let folds = split::folds(&labels.strata(), recipe.gate.folds, recipe.seed)?;
         let mut empty = |candidate| crossfit.insert(candidate, vec![vec![]; n]);
         empty(Candidate::Unadapted);
         empty(Candidate::Patch);
         for (k, fold) in folds.iter().enumerate() {
+            fold.held_out.iter().for_each(|&row| fold_of[row] = k);
             let name = format!("checkpoints/fold-{k}/answers.json");
             let answers = match folder.read_json::<FoldAnswers>(&name)? {
                 Some(answers) => answers,
                 None => {
                     let stage = format!("fold {} of {}", k + 1, folds.len());
                     let place = folder.file(&format!("checkpoints/fold-{k}"));
-                    let trained =
-                        trainer.train(session.start(recipe, &fold.train)?, &fold.train, &[], &stage, Some(&place), &mut |progress| on(Event::Step(progress)))?;
+                    let trained = trainer.train(
+                        session.start(recipe, &fold.train)?,
+                        &fold.train,
+                        &[],
+                        &stage,
+                        Some(&place),
+                        &mut |progress| on(Event::Step(progress)),
+                    )?;
                     if trained.interrupted {
                         return Ok(None);
                     }
@@ -259,7 +302,10 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
             }
         }
     }
-    let inside: Vec<(Candidate, Score)> = crossfit.iter().map(|(c, outputs)| (*c, gate::score(task, outputs, labels, recipe.seed))).collect();
+    let inside: Vec<(Candidate, Score)> = crossfit
+        .iter()
+        .map(|(c, outputs)| (*c, gate::crossfit_score(task, outputs, labels, &fold_of, recipe.seed)))
+        .collect();
     let chosen = if inside.is_empty() { Candidate::Patch } else { gate::choose(&inside) };
 
     // The final fit on all training rows.
@@ -271,7 +317,8 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
     };
     let place = folder.file("checkpoints/final");
     let patch = if valid_rows.is_empty() { patch } else { session.start(recipe, &train_rows)? };
-    let trained = trainer.train(patch, &train_rows, &valid_rows, "final", Some(&place), &mut |progress| on(Event::Step(progress)))?;
+    let trained = trainer
+        .train(patch, &train_rows, &valid_rows, "final", Some(&place), &mut |progress| on(Event::Step(progress)))?;
     if trained.interrupted {
         return Ok(None);
     }
@@ -301,7 +348,10 @@ pub fn run(session: &Session, recipe: &Recipe, stop: &AtomicBool, on: &mut dyn F
         .map(|name| CandidateResult {
             name,
             crossfit: inside.iter().find(|(c, _)| *c == name).map(|(_, score)| *score),
-            test: outside.get(&name).zip(test_labels).map(|(outputs, labels)| gate::score(task, outputs, labels, recipe.seed)),
+            test: outside
+                .get(&name)
+                .zip(test_labels)
+                .map(|(outputs, labels)| gate::score(task, outputs, labels, recipe.seed)),
         })
         .collect();
     let gain = test_labels.and_then(|labels| {
@@ -374,8 +424,11 @@ pub(crate) fn curves(history: &History) -> Vec<Section> {
     let logged = |name: &str| points(&|line| line.log.iter().find(|(n, _)| n == name).map(|(_, x)| *x));
     let d = logged("d");
     if !d.is_empty() {
-        let rate: Vec<(f64, f64)> =
-            history.steps.iter().filter_map(|line| Some((line.step as f64, line.multiplier * line.log.iter().find(|(n, _)| n == "d")?.1))).collect();
+        let rate: Vec<(f64, f64)> = history
+            .steps
+            .iter()
+            .filter_map(|line| Some((line.step as f64, line.multiplier * line.log.iter().find(|(n, _)| n == "d")?.1)))
+            .collect();
         sections.push(Section::Curves {
             title: "The rate that found itself".to_owned(),
             note: "D-Adaptation's estimate d of the distance to the solution, and the rate used: d times the schedule's multiplier.".to_owned(),
@@ -405,10 +458,18 @@ pub(crate) fn curves(history: &History) -> Vec<Section> {
     sections
 }
 
-fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History, outside: &BTreeMap<Candidate, Outputs>) -> Report {
+fn page(
+    session: &Session,
+    recipe: &Recipe,
+    summary: &Summary,
+    history: &History,
+    outside: &BTreeMap<Candidate, Outputs>,
+) -> Report {
     let task = session.task.as_ref();
     let detail = |candidate: Candidate| match candidate {
-        Candidate::Unadapted if gate::own_head(session.model(), task) || task.outputs().is_none() => "the model as it is",
+        Candidate::Unadapted if gate::own_head(session.model(), task) || task.outputs().is_none() => {
+            "the model as it is"
+        }
         Candidate::Unadapted => "no head for this task: the most common answer",
         Candidate::Probe => "a linear model on the frozen features",
         Candidate::Patch => "the trained patch",
@@ -431,7 +492,10 @@ fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History
     if summary.test_rows > 0 {
         sections.push(Section::Candidates {
             title: "On untouched rows".to_owned(),
-            note: format!("{} rows that nothing was fitted or chosen on. Bars are 95 % bootstrap intervals.", summary.test_rows),
+            note: format!(
+                "{} rows that nothing was fitted or chosen on. Bars are 95 % bootstrap intervals.",
+                summary.test_rows
+            ),
             score: unit.clone(),
             rows: rows(&|result| result.test),
         });
@@ -447,19 +511,32 @@ fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History
     });
     sections.extend(curves(history));
     let test = session.test.as_ref().zip(session.parts.test.as_ref());
-    if let (Some((data, examples)), Some(before), Some(after)) = (test, outside.get(&summary.baseline), outside.get(&summary.chosen)) {
+    if let (Some((data, examples)), Some(before), Some(after)) =
+        (test, outside.get(&summary.baseline), outside.get(&summary.chosen))
+    {
         if let Labels::Classes { names, index } = &examples.labels {
             let matrix = |outputs: &Outputs| {
                 let said: Vec<usize> = outputs.iter().map(|o| task.class(o).unwrap_or(0)).collect();
                 let counts = acclimate_data::metrics::confusion(index, &said, names.len());
                 counts.into_iter().map(|row| row.into_iter().map(|n| n as u64).collect()).collect::<Vec<Vec<u64>>>()
             };
-            sections.push(Section::Confusion { title: "Confusion".to_owned(), labels: names.clone(), before: Some(matrix(before)), after: matrix(after) });
+            sections.push(Section::Confusion {
+                title: "Confusion".to_owned(),
+                labels: names.clone(),
+                before: Some(matrix(before)),
+                after: matrix(after),
+            });
             let changed = (0..index.len()).filter(|&row| task.class(&before[row]) != task.class(&after[row]));
-            let examples = changed.take(SHOWN).map(|row| example(task, data, examples, row, &before[row], &after[row], index[row], names));
+            let examples = changed
+                .take(SHOWN)
+                .map(|row| example(task, data, examples, row, &before[row], &after[row], index[row], names));
             sections.push(Section::Examples {
                 title: "Answers that changed".to_owned(),
-                note: format!("From {} to {}, the first {SHOWN} of the untouched rows.", summary.baseline.name(), summary.chosen.name()),
+                note: format!(
+                    "From {} to {}, the first {SHOWN} of the untouched rows.",
+                    summary.baseline.name(),
+                    summary.chosen.name()
+                ),
                 rows: examples.collect(),
             });
         }
@@ -471,7 +548,8 @@ fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History
         });
     }
     if !summary.notes.is_empty() {
-        sections.push(Section::Text { title: "What happened on the way".to_owned(), paragraphs: summary.notes.clone() });
+        sections
+            .push(Section::Text { title: "What happened on the way".to_owned(), paragraphs: summary.notes.clone() });
     }
     sections.push(Section::Facts {
         title: "The run".to_owned(),
@@ -483,7 +561,10 @@ fn page(session: &Session, recipe: &Recipe, summary: &Summary, history: &History
             ("trained numbers".to_owned(), summary.trained.to_string()),
             ("epochs, batch size".to_owned(), format!("{}, {}", recipe.epochs(summary.train_rows), recipe.batch_size)),
             ("seed".to_owned(), recipe.seed.to_string()),
-            ("peak memory".to_owned(), summary.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB"))),
+            (
+                "peak memory".to_owned(),
+                summary.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB")),
+            ),
         ],
     });
     Report {
@@ -501,7 +582,10 @@ pub(crate) fn verdict(summary: &Summary) -> report::Verdict {
             chosen: summary.chosen.name().to_owned(),
             gain: None,
             interval: None,
-            sentence: format!("The {} was chosen inside the training rows; no rows were held out to show by how much.", summary.chosen.name()),
+            sentence: format!(
+                "The {} was chosen inside the training rows; no rows were held out to show by how much.",
+                summary.chosen.name()
+            ),
             tone: Tone::Neutral,
         };
     };
@@ -510,7 +594,10 @@ pub(crate) fn verdict(summary: &Summary) -> report::Verdict {
             chosen: summary.chosen.name().to_owned(),
             gain: Some(0.0),
             interval: None,
-            sentence: format!("The {} is kept: nothing trained scored higher inside the training rows.", summary.chosen.name()),
+            sentence: format!(
+                "The {} is kept: nothing trained scored higher inside the training rows.",
+                summary.chosen.name()
+            ),
             tone: Tone::Neutral,
         };
     }
@@ -519,7 +606,16 @@ pub(crate) fn verdict(summary: &Summary) -> report::Verdict {
 }
 
 #[expect(clippy::too_many_arguments, reason = "one row of a table, used once")]
-fn example(task: &dyn Task, data: &Prepared, examples: &Examples, row: usize, before: &[f64], after: &[f64], truth: usize, names: &[String]) -> ExampleRow {
+fn example(
+    task: &dyn Task,
+    data: &Prepared,
+    examples: &Examples,
+    row: usize,
+    before: &[f64],
+    after: &[f64],
+    truth: usize,
+    names: &[String],
+) -> ExampleRow {
     let text = match &examples.inputs {
         Inputs::Texts(texts) => Some(texts[row].clone()),
         Inputs::Pairs(pairs) => Some(format!("{}  ·  {}", pairs[row].0, pairs[row].1)),
@@ -531,7 +627,14 @@ fn example(task: &dyn Task, data: &Prepared, examples: &Examples, row: usize, be
         (true, false) => Some(false),
         _ => None,
     };
-    ExampleRow { text, picture: picture(data, row), truth: Some(names[truth].clone()), before: task.describe(before), after: task.describe(after), good }
+    ExampleRow {
+        text,
+        picture: picture(data, row),
+        truth: Some(names[truth].clone()),
+        before: task.describe(before),
+        after: task.describe(after),
+        good,
+    }
 }
 
 /// The first channel of an image row.

@@ -15,7 +15,9 @@ fn unit(model: &dyn Model, side: &Encoded, rows: &[usize], pass: &Pass<'_>) -> R
 }
 
 fn right(data: &Prepared) -> Result<&Encoded> {
-    data.right.as_ref().ok_or_else(|| Error::Other("this task needs a second text; name its column with `pair`".to_owned()))
+    data.right
+        .as_ref()
+        .ok_or_else(|| Error::Other("this task needs a second text; name its column with `pair`".to_owned()))
 }
 
 /// Cosine against a target scaled to 0…1 by squared error; judged by Spearman correlation.
@@ -81,6 +83,7 @@ impl Task for Similarity {
 }
 
 /// Every first text should find its own second text among those of the batch (temperature 0.05); judged by mean reciprocal rank.
+/// With accumulation the others are those of the micro-batch.
 #[derive(Clone, Debug)]
 pub struct Retrieval(pub TaskSpec);
 
@@ -94,7 +97,9 @@ impl Retrieval {
         for a in outputs {
             scores.extend(outputs.iter().map(|b| a[..width].iter().zip(&b[width..]).map(|(x, y)| x * y).sum::<f64>()));
         }
-        metrics::Retrieval::new(&scores, n, &(0..n).map(|i| vec![i]).collect::<Vec<_>>())
+        // A bootstrap draws rows more than once: a row's own text is right wherever it stands.
+        let own = |a: &Vec<f64>| (0..n).filter(|&at| std::ptr::eq(outputs[at], a)).collect();
+        metrics::Retrieval::new(&scores, n, &outputs.iter().map(|a| own(a)).collect::<Vec<_>>())
     }
 }
 
@@ -108,12 +113,16 @@ impl Task for Retrieval {
     fn metric(&self) -> &'static str {
         "mean reciprocal rank"
     }
+    fn is_relative(&self) -> bool {
+        true
+    }
 
     fn loss(&self, model: &dyn Model, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -> Result<Tensor<1>> {
         let (a, b) = (unit(model, &data.left, rows, pass)?, unit(model, right(data)?, rows, pass)?);
         let scores = a.matmul(b.transpose()) / TEMPERATURE;
         let own: Vec<i64> = (0..rows.len() as i64).collect();
-        let at = Tensor::<1, Int>::from_data(TensorData::new(own, [rows.len()]), &data.left.device(model)).unsqueeze_dim::<2>(1);
+        let at = Tensor::<1, Int>::from_data(TensorData::new(own, [rows.len()]), &data.left.device(model))
+            .unsqueeze_dim::<2>(1);
         let there = activation::log_softmax(scores.clone(), 1).gather(1, at.clone()).mean();
         let back = activation::log_softmax(scores.transpose(), 1).gather(1, at).mean();
         Ok((there + back).neg() / 2.0)

@@ -37,7 +37,9 @@ impl Prepared {
     /// # Errors
     /// When there are none.
     pub fn labels(&self) -> Result<&Labels> {
-        self.labels.as_ref().ok_or_else(|| Error::Other("this needs labelled rows; name the column with `target`".to_owned()))
+        self.labels
+            .as_ref()
+            .ok_or_else(|| Error::Other("this needs labelled rows; name the column with `target`".to_owned()))
     }
 }
 
@@ -81,6 +83,11 @@ pub trait Task: Send + Sync + std::fmt::Debug {
 
     /// An answer in words.
     fn describe(&self, output: &[f64]) -> String;
+
+    /// Whether answers are judged beside each other, as embeddings are; those of different fits are then not comparable.
+    fn is_relative(&self) -> bool {
+        false
+    }
 
     /// The class a row is put into, where there are classes.
     fn class(&self, output: &[f64]) -> Option<usize> {

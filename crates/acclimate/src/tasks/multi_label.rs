@@ -35,7 +35,8 @@ impl Task for MultiLabel {
     fn loss(&self, model: &dyn Model, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -> Result<Tensor<1>> {
         let truth = holds(data.labels()?);
         let logits = logits(model, data, rows, pass)?;
-        let signs: Vec<f64> = rows.iter().flat_map(|&row| truth[row].iter().map(|&holds| if holds { -1.0 } else { 1.0 })).collect();
+        let signs: Vec<f64> =
+            rows.iter().flat_map(|&row| truth[row].iter().map(|&holds| if holds { -1.0 } else { 1.0 })).collect();
         let (dtype, device) = model.like();
         let signs = Tensor::<2>::from_data(TensorData::new(signs, logits.dims()), (&device, dtype));
         Ok(activation::softplus(logits * signs, 1.0).mean())
@@ -60,7 +61,8 @@ impl Task for MultiLabel {
     }
 
     fn describe(&self, output: &[f64]) -> String {
-        let names: Vec<&str> = self.0.names.iter().zip(output).filter(|(_, x)| **x > 0.0).map(|(n, _)| n.as_str()).collect();
+        let names: Vec<&str> =
+            self.0.names.iter().zip(output).filter(|(_, x)| **x > 0.0).map(|(n, _)| n.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
     fn probe(&self) -> Option<ProbeLoss> {

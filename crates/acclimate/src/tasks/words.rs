@@ -24,9 +24,16 @@ impl Words {
     }
 
     /// Logits at the first tokens of the words that fit, row after row, and how many each row has.
-    fn logits(&self, model: &dyn Model, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -> Result<(Tensor<2>, Vec<usize>)> {
+    fn logits(
+        &self,
+        model: &dyn Model,
+        data: &Prepared,
+        rows: &[usize],
+        pass: &Pass<'_>,
+    ) -> Result<(Tensor<2>, Vec<usize>)> {
         let out = model.forward(&data.left.batch(rows, model), pass)?;
-        let states = out.states.ok_or_else(|| Error::Other("labels per word need a model over sequences".to_owned()))?;
+        let states =
+            out.states.ok_or_else(|| Error::Other("labels per word need a model over sequences".to_owned()))?;
         let [batch, length, width] = states.h.dims();
         let mut at = vec![];
         let mut counts = vec![];
@@ -37,7 +44,8 @@ impl Words {
         }
         let at = Tensor::<1, Int>::from_data(TensorData::new(at.clone(), [at.len()]), &data.left.device(model));
         let picked = states.h.reshape([batch * length, width]).select(0, at);
-        let logits = pass.head(picked)?.ok_or_else(|| Error::Other("labels per word need a patch with a head".to_owned()))?;
+        let logits =
+            pass.head(picked)?.ok_or_else(|| Error::Other("labels per word need a patch with a head".to_owned()))?;
         Ok((logits, counts))
     }
 }
@@ -78,7 +86,9 @@ impl Task for Words {
         let truth = rows_of(labels);
         if !self.spans() {
             let pairs = outputs.iter().zip(truth).flat_map(|(said, truth)| said.iter().zip(truth));
-            let (right, all) = pairs.fold((0usize, 0usize), |(right, all), (said, &truth)| (right + usize::from(*said as usize == truth), all + 1));
+            let (right, all) = pairs.fold((0usize, 0usize), |(right, all), (said, &truth)| {
+                (right + usize::from(*said as usize == truth), all + 1)
+            });
             return right as f64 / all.max(1) as f64;
         }
         let name = |class: usize| self.0.names[class].as_str();
