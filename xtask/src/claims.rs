@@ -14,7 +14,9 @@
 //! adamw = ["tune", "…", "--optim", "adamw", "--seed", "{seed}", "--json"]
 //! ```
 //!
-//! A side of a comparison is a number or `run.path.in.the.json`, or two of these joined by `+`, `-` or `*`.
+//! `{out}` in an argument is a folder that is removed after the run. A side of a comparison is a number or
+//! `run.path.in.the.json`, which stands for the mean over seeds, or two of these joined by `+`, `-` or `*`; or `low run.path`, the
+//! lower bound of the 95 % t interval over seeds; or `least run.path`, the smallest over seeds.
 use crate::{files, read, sha256, write};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -127,7 +129,10 @@ fn reports(root: &Path, program: &Path, claim: &Claim, say: &mut impl FnMut(&str
     let mut reports = Reports::new();
     for (name, args) in &claim.run {
         for seed in &claim.seeds {
-            let args: Vec<String> = args.iter().map(|arg| arg.replace("{seed}", &seed.to_string())).collect();
+            let out = tempfile::tempdir().context("no temporary folder")?;
+            let folder = out.path().join("run").display().to_string();
+            let filled = |arg: &String| arg.replace("{seed}", &seed.to_string()).replace("{out}", &folder);
+            let args: Vec<String> = args.iter().map(filled).collect();
             say(&format!("{name}: acclimate {}", args.join(" ")));
             let output = Command::new(program)
                 .args(&args)
@@ -195,6 +200,13 @@ fn side(words: &[&str], reports: &Reports, figures: &mut BTreeMap<String, Vec<f6
         Ok(mean)
     };
     match words {
+        ["low" | "least", path] => {
+            let values = lookup(path, reports)?;
+            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let low = acclimate::over_seeds(&values, 0.95).low;
+            figures.insert((*path).to_owned(), values);
+            Ok(if words[0] == "low" { low } else { least })
+        }
         [one] => mean(one),
         [a, "+", b] => Ok(mean(a)? + mean(b)?),
         [a, "-", b] => Ok(mean(a)? - mean(b)?),
@@ -233,6 +245,13 @@ mod tests {
         assert!(check.holds);
         assert_eq!(check.figures["new.test.accuracy"], [0.8, 0.9]);
         assert!(!compare("new.test.accuracy >= old.test.accuracy", &two_runs()).unwrap().holds);
+    }
+
+    #[test]
+    fn bounds_over_seeds_are_compared() {
+        // Mean 0.85, standard error 0.05, t quantile 12.706 for two seeds.
+        assert!((compare("low new.test.accuracy > 0", &two_runs()).unwrap().left - (0.85 - 12.706 * 0.05)).abs() < 1e-3);
+        assert!(compare("least new.test.accuracy >= 0.8", &two_runs()).unwrap().holds);
     }
 
     #[test]

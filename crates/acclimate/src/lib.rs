@@ -16,6 +16,7 @@ pub mod train;
 pub mod tune;
 
 pub use acclimate_core as core;
+pub use acclimate_data::metrics::over_seeds;
 pub use acclimate_models as models;
 pub use acclimate_optim as optim;
 pub use acclimate_peft as peft;
