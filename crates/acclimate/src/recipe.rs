@@ -84,7 +84,7 @@ section! {
         test_share: f64 = 0.2,
         /// Longest input in tokens; longer ones are cut and counted.
         max_length: usize = 256,
-        /// Passes over the training rows; without it as many as give 300 steps, and at least 10.
+        /// Passes over the training rows; without it as many as give 200 steps, and at least 10.
         epochs: Option<usize> = None,
         /// Rows per step.
         batch_size: usize = 16,
@@ -100,8 +100,9 @@ section! {
         valid_share: f64 = 0.0,
         /// Whether rare classes weigh more in the loss.
         class_balance: bool = false,
-        /// How the head starts: `probe` (fitted on the frozen features first), `zero` or `random`.
-        head: Head = Head::Probe,
+        /// How the head starts: `probe` (fitted on the frozen features first), `zero`, `random`, or `own` (the model's). Without it, `probe` where the
+        /// model has a head for the task already, and `zero` where the head is new.
+        head: Option<Head> = None,
         /// Whether nothing may be fetched.
         offline: bool = false,
         /// The adapter: `adapter.method` and the method's own settings.
@@ -165,20 +166,21 @@ pub enum TaskKind {
 }
 
 /// How a head starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
     /// As the linear probe fitted on the frozen features of the same rows: training begins where the cheaper candidate ends.
-    #[default]
     Probe,
     /// Zero weights: the first predictions are uniform.
     Zero,
     /// Uniform in ±1/√features.
     Random,
+    /// The model's own head, where it fits the task; zero weights otherwise.
+    Own,
 }
 
 /// Without `epochs`, a run makes at least so many steps: the rate of D-Adaptation needs some eighty to find itself.
-const STEPS: usize = 300;
+const STEPS: usize = 200;
 
 /// And at least so many passes over the rows.
 const EPOCHS: usize = 10;

@@ -123,17 +123,19 @@ impl Session {
             recipe.adapter.targets.as_ref(),
             &mut rng,
         )?;
-        let probe = match recipe.head {
-            Head::Probe => FittedProbe::new(self.model(), self.task.as_ref(), &self.train, rows, recipe.seed)?,
-            Head::Zero | Head::Random => None,
-        };
+        let Some(outputs) = self.task.outputs() else { return Ok(patch) };
         let own = gate::own_head(self.model(), self.task.as_ref());
-        if let Some(outputs) = self.task.outputs().filter(|_| !own || probe.is_some()) {
-            let start = if recipe.head == Head::Random { HeadStart::Random } else { HeadStart::Zero };
-            patch.add_head(self.model(), outputs, start, &mut Rng::new(recipe.seed, "head", 0));
+        let head = recipe.head.unwrap_or(if own { Head::Probe } else { Head::Zero });
+        if head == Head::Own && own {
+            return Ok(patch);
         }
-        if let Some(probe) = probe {
-            probe.write(self.model(), &mut patch);
+        let start = if head == Head::Random { HeadStart::Random } else { HeadStart::Zero };
+        patch.add_head(self.model(), outputs, start, &mut Rng::new(recipe.seed, "head", 0));
+        if head == Head::Probe {
+            let probe = FittedProbe::new(self.model(), self.task.as_ref(), &self.train, rows, recipe.seed)?;
+            if let Some(probe) = probe {
+                probe.write(self.model(), &mut patch);
+            }
         }
         Ok(patch)
     }
