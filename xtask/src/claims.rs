@@ -250,7 +250,9 @@ mod tests {
     #[test]
     fn bounds_over_seeds_are_compared() {
         // Mean 0.85, standard error 0.05, t quantile 12.706 for two seeds.
-        assert!((compare("low new.test.accuracy > 0", &two_runs()).unwrap().left - (0.85 - 12.706 * 0.05)).abs() < 1e-3);
+        assert!(
+            (compare("low new.test.accuracy > 0", &two_runs()).unwrap().left - (0.85 - 12.706 * 0.05)).abs() < 1e-3
+        );
         assert!(compare("least new.test.accuracy >= 0.8", &two_runs()).unwrap().holds);
     }
 

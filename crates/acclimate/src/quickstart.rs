@@ -6,11 +6,12 @@
 use crate::dataset::{Loaded, divide, fit_task};
 use crate::encode::Encoded;
 use crate::gate::{self, Candidate, Score};
+use crate::page::{picture, verdict};
 use crate::recipe::{Recipe, TaskKind};
 use crate::report::{CandidateRow, Interval, PictureItem, Report, Section, Tone};
 use crate::run::Event;
 use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
-use crate::tune::{Finished, Session, picture, run as tune_run, verdict};
+use crate::tune::{Finished, Session, run as tune_run};
 use acclimate_core::{AnyTensor, Error, Patch, Result, Rng, find, write_whole};
 use acclimate_data::{Examples, Inputs, Labels};
 use acclimate_tta::{Host, Reset, Stream};
