@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p acclimate --example own_model`
 
+#![allow(clippy::print_stdout, reason = "an example talks")]
+
 use acclimate::core::{
     AnyTensor, Error, HeadStart, Inputs, Model, Outputs, Params, Pass, Patch, Result, Rng, Site, SiteKind, Targets,
 };

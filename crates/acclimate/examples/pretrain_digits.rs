@@ -4,6 +4,8 @@
 //! `cargo run --release -p acclimate --example pretrain_digits -- FOLDER` writes `config.json` and `model.safetensors` there; the
 //! committed ones in `crates/acclimate/assets/resnet-mnist8` come from this program.
 
+#![allow(clippy::print_stdout, reason = "an example talks")]
+
 use acclimate::core::{Batch, Inputs, Model, Patch, Result, Rng, find};
 use acclimate::dataset::fit_task;
 use acclimate::encode::Encoded;

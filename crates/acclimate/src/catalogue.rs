@@ -1,6 +1,11 @@
 //! The catalogue: every method of every family, from the cards alone.
 
 use acclimate_core::{Card, Entry, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Written by `cargo xtask gen` from what is committed; a check refuses it when it is out of date.
+const EVIDENCE: &str = include_str!("evidence.json");
 
 /// A family of methods.
 #[derive(Clone, Debug)]
@@ -15,6 +20,22 @@ pub struct Family {
     pub cards: Vec<CardView>,
 }
 
+/// What supports a method: computed from what is committed, never declared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// How many checks of its family's suite apply to it, over all its cases; the tests run them.
+    pub conformance: usize,
+    /// Whether golden numbers of its reference script, as it stands, are committed.
+    pub golden: bool,
+    /// Whether a claim about it has a committed result that holds.
+    pub claim: bool,
+    /// Whether it has a page in the catalogue.
+    pub page: bool,
+}
+
+/// The evidence of all methods, by `family/name`.
+pub type EvidenceTable = BTreeMap<String, Evidence>;
+
 /// A method as the catalogue shows it.
 #[derive(Clone, Debug)]
 pub struct CardView {
@@ -24,10 +45,18 @@ pub struct CardView {
     pub defaults: toml::Table,
     /// For a preset, the settings that make it; empty otherwise.
     pub preset: &'static str,
+    /// What supports it; nothing for a method that the last `cargo xtask gen` did not know.
+    pub evidence: Evidence,
 }
 
 fn views<T: ?Sized>(entries: &[Entry<T>]) -> impl Iterator<Item = CardView> + '_ {
-    entries.iter().map(|entry| CardView { card: entry.card, defaults: entry.defaults(), preset: entry.preset })
+    let view = |entry: &Entry<T>| CardView {
+        card: entry.card,
+        defaults: entry.defaults(),
+        preset: entry.preset,
+        evidence: Evidence::default(),
+    };
+    entries.iter().map(view)
 }
 
 /// Every family.
@@ -37,7 +66,7 @@ pub fn catalogue() -> Vec<Family> {
         cards.sort_by_key(|view| view.card.name);
         cards
     };
-    vec![
+    let mut families = vec![
         Family {
             name: "optim",
             title: "Optimisers",
@@ -56,7 +85,14 @@ pub fn catalogue() -> Vec<Family> {
             about: "Keep a deployed model right on an unlabelled stream that drifts.",
             cards: sorted(views(acclimate_tta::METHODS).collect()),
         },
-    ]
+    ];
+    let evidence: EvidenceTable = serde_json::from_str(EVIDENCE).expect("written by `cargo xtask gen`");
+    for family in &mut families {
+        for view in &mut family.cards {
+            view.evidence = evidence.get(&format!("{}/{}", family.name, view.card.name)).copied().unwrap_or_default();
+        }
+    }
+    families
 }
 
 /// The family and card of a method.

@@ -22,6 +22,6 @@ pub use acclimate_models as models;
 pub use acclimate_optim as optim;
 pub use acclimate_peft as peft;
 pub use acclimate_tta as tta;
-pub use catalogue::{CardView, Family, catalogue};
+pub use catalogue::{CardView, Evidence, Family, catalogue};
 pub use recipe::Recipe;
 pub use report::Report;

@@ -134,33 +134,32 @@ pub(crate) fn page(
     let test = session.test.as_ref().zip(session.parts.test.as_ref());
     if let (Some((data, examples)), Some(before), Some(after)) =
         (test, outside.get(&summary.baseline), outside.get(&summary.chosen))
+        && let Labels::Classes { names, index } = &examples.labels
     {
-        if let Labels::Classes { names, index } = &examples.labels {
-            let matrix = |outputs: &Outputs| {
-                let said: Vec<usize> = outputs.iter().map(|o| task.class(o).unwrap_or(0)).collect();
-                let counts = acclimate_data::metrics::confusion(index, &said, names.len());
-                counts.into_iter().map(|row| row.into_iter().map(|n| n as u64).collect()).collect::<Vec<Vec<u64>>>()
-            };
-            sections.push(Section::Confusion {
-                title: "Confusion".to_owned(),
-                labels: names.clone(),
-                before: Some(matrix(before)),
-                after: matrix(after),
-            });
-            let changed = (0..index.len()).filter(|&row| task.class(&before[row]) != task.class(&after[row]));
-            let examples = changed
-                .take(SHOWN)
-                .map(|row| example(task, data, examples, row, &before[row], &after[row], index[row], names));
-            sections.push(Section::Examples {
-                title: "Answers that changed".to_owned(),
-                note: format!(
-                    "From {} to {}, the first {SHOWN} of the untouched rows.",
-                    summary.baseline.name(),
-                    summary.chosen.name()
-                ),
-                rows: examples.collect(),
-            });
-        }
+        let matrix = |outputs: &Outputs| {
+            let said: Vec<usize> = outputs.iter().map(|o| task.class(o).unwrap_or(0)).collect();
+            let counts = acclimate_data::metrics::confusion(index, &said, names.len());
+            counts.into_iter().map(|row| row.into_iter().map(|n| n as u64).collect()).collect::<Vec<Vec<u64>>>()
+        };
+        sections.push(Section::Confusion {
+            title: "Confusion".to_owned(),
+            labels: names.clone(),
+            before: Some(matrix(before)),
+            after: matrix(after),
+        });
+        let changed = (0..index.len()).filter(|&row| task.class(&before[row]) != task.class(&after[row]));
+        let examples = changed
+            .take(SHOWN)
+            .map(|row| example(task, data, examples, row, &before[row], &after[row], index[row], names));
+        sections.push(Section::Examples {
+            title: "Answers that changed".to_owned(),
+            note: format!(
+                "From {} to {}, the first {SHOWN} of the untouched rows.",
+                summary.baseline.name(),
+                summary.chosen.name()
+            ),
+            rows: examples.collect(),
+        });
     }
     if !summary.metrics.is_empty() {
         sections.push(Section::Facts {

@@ -218,14 +218,14 @@ impl Recipe {
             if !known.contains(&name.as_str()) {
                 return Err(Error::unknown("recipe key", name, Self::keys().map(|key| key.name)));
             }
-            if let ("gate", toml::Value::Table(gate)) = (name.as_str(), value) {
-                if let Some(key) = gate.keys().find(|key| !GateRecipe::KEYS.iter().any(|k| k.name[5..] == **key)) {
-                    return Err(Error::unknown(
-                        "recipe key",
-                        &format!("gate.{key}"),
-                        GateRecipe::KEYS.iter().map(|k| k.name),
-                    ));
-                }
+            if let ("gate", toml::Value::Table(gate)) = (name.as_str(), value)
+                && let Some(key) = gate.keys().find(|key| !GateRecipe::KEYS.iter().any(|k| k.name[5..] == **key))
+            {
+                return Err(Error::unknown(
+                    "recipe key",
+                    &format!("gate.{key}"),
+                    GateRecipe::KEYS.iter().map(|k| k.name),
+                ));
             }
         }
         let mut recipe = Self::default();

@@ -38,10 +38,12 @@ impl Task for Classes {
             return Ok(picked.mean().neg());
         }
         let weights: Vec<f64> = rows.iter().map(|&row| self.0.weights[truth[row]]).collect();
-        let (dtype, device) = model.like();
+        // Shares are taken on the host: the gradient of a tensor divided by a number rounds the number to single precision.
         let sum: f64 = weights.iter().sum();
-        let weights = Tensor::<1>::from_data(TensorData::new(weights, [rows.len()]), (&device, dtype));
-        Ok((picked * weights).sum().neg() / sum)
+        let shares: Vec<f64> = weights.iter().map(|weight| weight / sum).collect();
+        let (dtype, device) = model.like();
+        let shares = Tensor::<1>::from_data(TensorData::new(shares, [rows.len()]), (&device, dtype));
+        Ok((picked * shares).sum().neg())
     }
 
     fn weight(&self, data: &Prepared, rows: &[usize]) -> f64 {

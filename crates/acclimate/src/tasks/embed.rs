@@ -119,13 +119,13 @@ impl Task for Retrieval {
 
     fn loss(&self, model: &dyn Model, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -> Result<Tensor<1>> {
         let (a, b) = (unit(model, &data.left, rows, pass)?, unit(model, right(data)?, rows, pass)?);
-        let scores = a.matmul(b.transpose()) / TEMPERATURE;
+        let scores = a.matmul(b.transpose()) * (1.0 / TEMPERATURE);
         let own: Vec<i64> = (0..rows.len() as i64).collect();
         let at = Tensor::<1, Int>::from_data(TensorData::new(own, [rows.len()]), &data.left.device(model))
             .unsqueeze_dim::<2>(1);
         let there = activation::log_softmax(scores.clone(), 1).gather(1, at.clone()).mean();
         let back = activation::log_softmax(scores.transpose(), 1).gather(1, at).mean();
-        Ok((there + back).neg() / 2.0)
+        Ok((there + back) * -0.5)
     }
 
     /// Both unit embeddings, one after the other.
