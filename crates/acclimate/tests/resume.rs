@@ -2,43 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "what these tests share is test code too")]
 
-use acclimate::Recipe;
-use acclimate::core::{Model, write_safetensors};
-use acclimate::models::tiny;
+mod common;
+
 use acclimate::run::Event;
 use acclimate::tune::tune;
 use burn::tensor::DType;
-use std::collections::BTreeMap;
-use std::path::Path;
+use common::{WORDS, bert, recipe};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Steps between two interruptions; not a divisor of an epoch's steps.
 const STRETCH: usize = 5;
 
-fn recipe(folder: &Path, out: &str, more: &str) -> Recipe {
-    let text = format!(
-        "model = {:?}\ndata = {:?}\nout = {:?}\nepochs = 4\nbatch_size = 8\nmax_length = 16\n{more}",
-        folder.join("model"),
-        folder.join("rows.csv"),
-        folder.join(out)
-    );
-    Recipe::from_table(&text.parse().unwrap()).unwrap()
-}
-
 fn setup() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    write_safetensors(&model.join("model.safetensors"), tiny::bert(1, DType::F32).weights(), BTreeMap::new()).unwrap();
-    let mut config = serde_json::to_value(tiny::bert_config()).unwrap();
-    config["model_type"] = "bert".into();
-    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
-    let tokenizer = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
-        "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
-        "model":{"type":"WordLevel","vocab":{"[PAD]":0,"[UNK]":1,"good":2,"bad":3,"film":4,"book":5},"unk_token":"[UNK]"}}"#;
-    std::fs::write(model.join("tokenizer.json"), tokenizer).unwrap();
-    let row = |n: usize| {
-        format!("{} {}{}\n", ["film", "book", "film film"][n % 3], ["good", "bad"][n % 2], [",1", ",0"][n % 2])
-    };
+    bert(folder.path(), DType::F32);
+    let row = |n: usize| format!("{} {},{}\n", ["film", "book", "film film"][n % 3], WORDS[n % 2], 1 - n % 2);
     let rows: String = (0..60).map(row).collect();
     std::fs::write(folder.path().join("rows.csv"), format!("text,label\n{rows}")).unwrap();
     folder
@@ -46,9 +24,10 @@ fn setup() -> tempfile::TempDir {
 
 fn same(more: &str) {
     let folder = setup();
-    let whole = recipe(folder.path(), "whole", more);
+    let more = format!("epochs = 4\n{more}");
+    let whole = recipe(folder.path(), "rows.csv", "whole", &more);
     tune(&whole, &AtomicBool::new(false), &mut |_| ()).unwrap().unwrap();
-    let parts = recipe(folder.path(), "parts", more);
+    let parts = recipe(folder.path(), "rows.csv", "parts", &more);
     let mut interruptions = 0;
     loop {
         let stop = AtomicBool::new(false);

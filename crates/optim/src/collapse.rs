@@ -24,6 +24,9 @@ const DAMAGE: f64 = 0.25;
 const SCATTERS: f64 = 3.0;
 /// In nats, or variances of a standardised target: losses near zero double for no reason.
 const MARGIN: f64 = 0.1;
+/// A level so many times the first loss, which no step has touched, is damage however much the losses scatter: a rate that is far
+/// too large from the start spoils the other losses of the starting level.
+const RUINOUS: f64 = 10.0;
 /// A level lower than the best one by this share of the starting level is an improvement.
 const BETTER: f64 = 0.02;
 /// Losses whose median may improve on the best level.
@@ -78,7 +81,8 @@ impl CollapseWatch {
             return Verdict::Collapsed;
         }
         let recent = median(&self.losses[self.losses.len().saturating_sub(RECENT)..]);
-        let best = self.best.unwrap_or(start);
+        // A state is only better than the start if it is better than what no step has touched.
+        let best = self.best.unwrap_or(start.min(self.first[0]));
         if self.losses.len() >= RECENT && recent < best - BETTER * start.abs() {
             self.best = Some(recent);
             return Verdict::Improved;
@@ -97,7 +101,7 @@ impl CollapseWatch {
         let (earlier, later) = self.losses.split_at(STRETCH);
         let (before, level) = (median(earlier), median(later));
         let margin = (DAMAGE * start.abs()).max(SCATTERS * scatter(&self.first).max(scatter(later))).max(MARGIN);
-        if before.min(level) > start + margin {
+        if before.min(level) > start + margin || before.min(level) > RUINOUS * self.first[0].abs() + MARGIN {
             return true;
         }
         let (Some(&from), Some(&to)) = (self.rates.first(), self.rates.last()) else { return false };
@@ -220,6 +224,18 @@ mod tests {
             assert!(collapse(100, seed, curve, fast).is_some(), "seed {seed}");
             assert!(collapse(100, seed, curve, |_| None).is_some(), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn damage_from_the_first_step_on_is_found() {
+        let curve = |k: f64, z: f64| if k < 2.0 { 0.69 } else { 50.0 * z.exp() };
+        for seed in 0..50 {
+            assert!(collapse(100, seed, curve, |_| Some(10.0)).is_some(), "seed {seed}");
+            assert!(collapse(100, seed, curve, |_| None).is_some(), "seed {seed}");
+        }
+        let mut watch = CollapseWatch::default();
+        let falling = |k: u32| if k < 2 { 0.69 } else { 50.0 / f64::from(k) };
+        assert!((1..48).all(|k| watch.observe(falling(k), None) == Verdict::Fine), "nothing there is worth a return");
     }
 
     #[test]
