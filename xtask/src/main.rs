@@ -34,7 +34,7 @@ enum Chore {
         #[arg(long)]
         catalogue: Option<u16>,
     },
-    /// Write the catalogue's pages, the recipe schema and the bibliography
+    /// Write the catalogue's pages, the recipe schema, the bibliography and the table of evidence
     Gen {
         /// Only say what is out of date
         #[arg(long)]

@@ -1,6 +1,6 @@
 //! What is written out of the catalogue of methods: the book's pages, the recipe schema and the bibliography.
 use crate::golden::{self, Golden};
-use crate::{files, read, schema, write};
+use crate::{evidence, files, read, schema, write};
 use acclimate::{CardView, Family};
 use acclimate_core::{Card, ParamInfo};
 use anyhow::{Context, Result, ensure};
@@ -28,6 +28,8 @@ pub fn generate(root: &Path, families: &[Family]) -> Result<BTreeMap<String, Str
     out.insert(SUMMARY.to_owned(), summary(&read(&root.join(SUMMARY))?, families)?);
     out.insert("schema/recipe.schema.json".to_owned(), schema::recipe(families)?);
     out.insert("docs/references.bib".to_owned(), bibliography(families));
+    let evidence = evidence::table(root, families)?;
+    out.insert("crates/acclimate/src/evidence.json".to_owned(), serde_json::to_string_pretty(&evidence)? + "\n");
     Ok(out)
 }
 
@@ -289,7 +291,7 @@ pub(crate) mod tests {
             line: 9,
         };
         let defaults = toml::Table::from_iter([("eps".to_owned(), toml::Value::Float(1e-8))]);
-        let cards = vec![CardView { card, defaults, preset: "" }];
+        let cards = vec![CardView { card, defaults, preset: "", evidence: Default::default() }];
         vec![
             Family { name: "optim", title: "Optimisers", about: "They move.", cards },
             Family { name: "peft", title: "Adapters", about: "They change.", cards: vec![] },

@@ -11,9 +11,10 @@ struct Template {
     text: &'static str,
 }
 
-const TEMPLATES: [Template; 2] = [
+const TEMPLATES: [Template; 3] = [
     Template { family: "optim", interface: "AnyOptimiser", text: include_str!("../templates/optim.rs.txt") },
     Template { family: "peft", interface: "AnyWeight", text: include_str!("../templates/peft.rs.txt") },
+    Template { family: "tta", interface: "AnyTestTime", text: include_str!("../templates/tta.rs.txt") },
 ];
 
 const REFERENCE: &str = include_str!("../templates/reference.py.txt");
@@ -166,6 +167,11 @@ mod tests {
         assert!(read(&root.join("crates/optim/src/lib.rs")).unwrap().contains("[dadapt_lion::DadaptLion]"));
         let error = create(root, &plan).unwrap_err().to_string();
         assert_eq!(error, "crates/optim/src/dadapt_lion.rs exists already");
+    }
+
+    #[test]
+    fn every_family_has_a_template() {
+        assert_eq!(TEMPLATES.each_ref().map(|template| template.family), crate::FAMILIES);
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn list_json(families: &[Family]) -> Result<String> {
                 "preset": view.preset,
                 "needs": card.needs,
                 "promises": card.promises,
+                "evidence": view.evidence,
             }));
         }
     }

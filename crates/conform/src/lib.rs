@@ -48,6 +48,14 @@ pub fn trials<S: ?Sized + Send + Sync + 'static>(
     applying.map(trial).collect()
 }
 
+/// The trials of all methods of all families: `family::method[case]::check`.
+pub fn methods() -> Vec<Trial> {
+    let mut trials = optim::all(acclimate_optim::METHODS);
+    trials.extend(peft::all());
+    trials.extend(tta::all(acclimate_tta::METHODS));
+    trials
+}
+
 /// Turns any error into the reason of a failed check.
 pub fn why(error: impl std::fmt::Display) -> String {
     error.to_string()
