@@ -308,7 +308,7 @@ fn same_in_parts(rows: fn() -> Vec<Value>, more: &str) {
 fn a_batch_in_parts_is_the_batch() {
     let rows = || {
         (0..60)
-            .map(|n: usize| json!({"text": format!("{} {}", word(n), word(n % 2)), "label": usize::from(n % 5 == 0)}))
+            .map(|n: usize| json!({"text": format!("{} {}", word(n), word(n % 2)), "label": usize::from(n.is_multiple_of(5))}))
             .collect()
     };
     same_in_parts(rows, "");
@@ -326,7 +326,7 @@ fn rare_classes_weigh_more() {
     write_rows(
         folder.path(),
         "rows.jsonl",
-        (0..60).map(|n: usize| json!({"text": word(n), "label": if n % 5 == 0 { "yes" } else { "no" }})),
+        (0..60).map(|n: usize| json!({"text": word(n), "label": if n.is_multiple_of(5) { "yes" } else { "no" }})),
     );
     let recipe = recipe(folder.path(), "rows.jsonl", "run", "class_balance = true\nhead = 'random'");
     let session = Session::open(&recipe).unwrap();
@@ -454,7 +454,7 @@ fn inputs_that_are_all_alike_leave_the_model_as_it_is() {
     write_rows(
         folder.path(),
         "rows.jsonl",
-        (0..60).map(|n: usize| json!({"text": "film", "label": usize::from(n % 3 == 0)})),
+        (0..60).map(|n: usize| json!({"text": "film", "label": usize::from(n.is_multiple_of(3))})),
     );
     let recipe = recipe(folder.path(), "rows.jsonl", "run", &format!("epochs = 4\n{QUICK}[gate]\nfolds = 3"));
     assert_eq!(finish(&Session::open(&recipe).unwrap(), &recipe).summary.chosen, Candidate::Unadapted);
