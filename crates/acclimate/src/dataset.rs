@@ -9,8 +9,6 @@ use acclimate_data::{
 };
 use acclimate_data::{ReadOptions, Table, split};
 use burn::tensor::Device;
-use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
 
 /// A model with what encodes its inputs.
 pub struct Loaded {
@@ -228,25 +226,4 @@ pub fn divide(all: Examples, test: Option<Examples>, recipe: &Recipe) -> Result<
         train = picked.into_iter().map(|at| train[at]).collect();
     }
     Ok(Parts { train: all.select(&train), test })
-}
-
-/// SHA-256 of a file's bytes, or of the names and bytes of a folder's files.
-///
-/// # Errors
-/// [`Error::Io`] naming the file.
-pub fn hash_path(path: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut files: Vec<PathBuf> = vec![path.to_owned()];
-    while let Some(file) = files.pop() {
-        if file.is_dir() {
-            let entries = std::fs::read_dir(&file).map_err(|e| Error::io(&file, e))?;
-            let mut inner: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
-            inner.sort_by(|a, b| b.cmp(a));
-            files.extend(inner);
-        } else {
-            hash.update(file.file_name().unwrap_or_default().to_string_lossy().as_bytes());
-            hash.update(std::fs::read(&file).map_err(|e| Error::io(&file, e))?);
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

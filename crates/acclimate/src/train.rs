@@ -67,6 +67,7 @@ pub struct Trained {
 }
 
 /// What training needs besides a patch.
+#[derive(Clone, Copy)]
 pub struct Trainer<'a> {
     /// The frozen model.
     pub model: &'a dyn Model,
@@ -125,8 +126,12 @@ impl Trainer<'_> {
         let lengths = self.data.left.lengths(rows);
         let per_epoch = split::buckets(&lengths, recipe.batch_size, recipe.seed, 0).len() as u64;
         let total = per_epoch * recipe.epochs(rows.len()) as u64;
-        let mut run = match folder.filter(|folder| folder.join("last/place.json").exists()) {
-            Some(folder) => self.resume(&folder.join("last"))?,
+        // `old` is whole where a crash fell between the two renames of a save.
+        let left = folder.and_then(|folder| {
+            ["last", "old"].map(|name| folder.join(name)).into_iter().find(|at| at.join("place.json").exists())
+        });
+        let mut run = match left {
+            Some(checkpoint) => self.resume(&checkpoint)?,
             None => self.begin(start)?,
         };
         let mut epoch_batches: Option<(u64, Vec<Vec<usize>>)> = None;
@@ -140,7 +145,7 @@ impl Trainer<'_> {
             self.step(&mut run, &batch, total)?;
             let line = run.place.history.steps.last().expect("a step was just made");
             report(Progress { stage, step: run.place.step, total, line });
-            let ended = run.place.step.is_multiple_of(per_epoch);
+            let ended = run.place.step > 0 && run.place.step.is_multiple_of(per_epoch);
             if ended && !valid.is_empty() && self.validate(&mut run, valid, per_epoch)? {
                 break;
             }
@@ -295,10 +300,11 @@ impl Trainer<'_> {
         write_whole(&next.join("place.json"), text.as_bytes())?;
         let (last, old) = (folder.join("last"), folder.join("old"));
         let swap = || -> std::io::Result<()> {
-            if old.exists() {
-                std::fs::remove_dir_all(&old)?;
-            }
+            // Only one of the two is there before `last` is moved: at every moment one is whole.
             if last.exists() {
+                if old.exists() {
+                    std::fs::remove_dir_all(&old)?;
+                }
                 std::fs::rename(&last, &old)?;
             }
             std::fs::rename(&next, &last)?;

@@ -79,6 +79,9 @@ impl Session {
     /// # Errors
     /// Anything wrong with the model, the data or the columns.
     pub fn open(recipe: &Recipe) -> Result<Self> {
+        // A wrong setting is told before anything is fetched or read.
+        optimiser(recipe)?;
+        acclimate_peft::build(&recipe.adapter.method, &recipe.adapter.settings)?;
         let assets = Assets::open(recipe.offline)?;
         let opened = dataset::open(&recipe.data, recipe, &assets)?;
         let (all, spec) = dataset::labelled(&opened, recipe)?;
@@ -173,8 +176,8 @@ impl Session {
 }
 
 fn hash_examples(examples: &Examples) -> String {
-    let digest = Sha256::digest(format!("{examples:?}").as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let text = serde_json::to_vec(examples).expect("texts and numbers");
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Builds an optimiser from a recipe's section.
@@ -269,6 +272,9 @@ pub fn run(
                 None => {
                     let stage = format!("fold {} of {}", k + 1, folds.len());
                     let place = folder.file(&format!("checkpoints/fold-{k}"));
+                    // Class weights and the scale of numbers are told by the fold's own rows.
+                    let own = dataset::fit_task(task.spec(), &labels.select(&fold.train), recipe.class_balance);
+                    let trainer = Trainer { task: own.as_ref(), ..trainer };
                     let trained = trainer.train(
                         session.start(recipe, &fold.train)?,
                         &fold.train,
@@ -283,7 +289,7 @@ pub fn run(
                     let probe = FittedProbe::new(model, task, data, &fold.train, recipe.seed)?;
                     let answers = FoldAnswers {
                         probe: probe.map(|probe| probe.predict(model, task, data, &fold.held_out)).transpose()?,
-                        patch: predict_all(model, task, data, &fold.held_out, &Pass::new(&trained.patch))?,
+                        patch: predict_all(model, own.as_ref(), data, &fold.held_out, &Pass::new(&trained.patch))?,
                         notes: trained.history.notes.iter().map(|note| format!("{stage}: {note}")).collect(),
                     };
                     folder.write_json(&name, &answers)?;

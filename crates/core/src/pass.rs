@@ -249,11 +249,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Seq> {
         let Some(((active, part, method), inner)) = adapters.split_last() else { return body(seq) };
         if active.rows.is_some() {
-            return Err(Error::Unsupported {
-                who: method.card().name.to_owned(),
-                what: "differ by row".to_owned(),
-                instead: "run one patch per batch".to_owned(),
-            });
+            return Err(by_row(method.card().name));
         }
         let mut rest = |seq: Seq| self.nested(site, seq, body, inner);
         method.around_at(seq, &mut rest, &active.patch.place(part, site, None))
@@ -262,27 +258,57 @@ impl<'a> Pass<'a> {
     /// The sequence after the embeddings, as token adapters want it.
     ///
     /// # Errors
-    /// The adapters' own.
+    /// The adapters' own; a token adapter of a patch that differs by row.
     pub fn tokens(&self, seq: Seq) -> Result<Seq> {
-        let parts = self.active.iter().flat_map(|a| a.patch.parts().iter().map(move |part| (a.patch, part)));
-        parts.into_iter().try_fold(seq, |seq, (patch, part)| match &part.kind {
-            crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) => {
-                method.tokens_at(seq, &patch.params, &part.name)
+        let parts = self.active.iter().flat_map(|active| active.patch.parts().iter().map(move |part| (active, part)));
+        parts.into_iter().try_fold(seq, |seq, (active, part)| match &part.kind {
+            crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) if active.rows.is_none() => {
+                method.tokens_at(seq, &active.patch.params, &part.name)
             }
+            crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) => Err(by_row(method.card().name)),
             _ => Ok(seq),
         })
     }
 
-    /// The head of the last patch that has one, on features `[rows, width]`.
+    /// The head of the last patch that has one, on features `[rows, width]`; heads of patches that differ by row add their share.
     ///
     /// # Errors
-    /// When its tensors do not fit.
+    /// When its tensors do not fit, or heads differ by row where features are not one per row of the batch.
     pub fn head(&self, features: Tensor<2>) -> Result<Option<Tensor<2>>> {
-        let Some(patch) = self.active.iter().map(|a| a.patch).rev().find(|patch| patch.has_head()) else {
-            return Ok(None);
+        let logits = |patch: &Patch| -> Result<Tensor<2>> {
+            let (weight, bias) = (patch.params.get("head.weight")?, patch.params.get("head.bias")?);
+            Ok(Affine { weight, bias: Some(bias) }.forward(features.clone()))
         };
-        let weight = patch.params.get("head.weight")?;
-        Ok(Some(Affine { weight, bias: Some(patch.params.get("head.bias")?) }.forward(features)))
+        let with_head = || self.active.iter().filter(|active| active.patch.has_head());
+        let common =
+            with_head().rfind(|active| active.rows.is_none()).map(|active| logits(active.patch)).transpose()?;
+        let mut y = common.clone();
+        for active in with_head() {
+            let Some(coefficients) = &active.rows else { continue };
+            let own = logits(active.patch)?;
+            let [rows, outputs] = own.dims();
+            if coefficients.dims() != [rows] {
+                return Err(by_row("a head on words"));
+            }
+            let own = match &common {
+                Some(common) => own - common.clone(),
+                None => own,
+            };
+            let share = own * coefficients.clone().reshape([rows, 1]).expand([rows, outputs]);
+            y = Some(match y {
+                Some(y) => y + share,
+                None => share,
+            });
+        }
+        Ok(y)
+    }
+}
+
+fn by_row(who: &str) -> Error {
+    Error::Unsupported {
+        who: who.to_owned(),
+        what: "differ by row".to_owned(),
+        instead: "run one patch per batch".to_owned(),
     }
 }
 

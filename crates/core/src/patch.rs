@@ -263,7 +263,7 @@ impl Patch {
             Some(base) if base != model.fingerprint() => Err(Error::Other(format!(
                 "this patch was made for a model with fingerprint {}…, this model has {}…; load the model it was tuned on, or tune anew",
                 &base[..12.min(base.len())],
-                &model.fingerprint()[..12],
+                &model.fingerprint()[..12.min(model.fingerprint().len())],
             ))),
             _ => Ok(()),
         }

@@ -71,7 +71,7 @@ pub enum Role {
 
 /// Which sites a part of a patch goes to.
 ///
-/// In a recipe: a word (`"linear"`, `"attention"`, `"all"`, …) or a list of names. A name matches a site that equals it or ends
+/// In a recipe: a word (`"linear"`, `"norm"`, `"all"`, …) or a list of names. A name matches a site that equals it or ends
 /// with `.name`; `*` stands for any characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

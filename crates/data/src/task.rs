@@ -79,7 +79,7 @@ pub enum Target {
 }
 
 /// What a model is given, without labels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub enum Inputs {
     /// A text per row.
     Texts(Vec<String>),
@@ -99,7 +99,7 @@ pub enum Inputs {
 }
 
 /// What is to be predicted, a row each.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub enum Labels {
     /// One class per row.
     Classes {
@@ -129,7 +129,7 @@ pub enum Labels {
 }
 
 /// Inputs with their labels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Examples {
     /// What the model sees.
     pub inputs: Inputs,
