@@ -114,31 +114,26 @@ impl Session {
     /// # Errors
     /// An unknown method, a bad setting, or targets that match nothing.
     pub fn start(&self, recipe: &Recipe, rows: &[usize]) -> Result<Patch> {
-        let mut patch = Patch::new();
-        let adapter = acclimate_peft::build(&recipe.adapter.method, &recipe.adapter.settings)?;
-        let mut rng = Rng::new(recipe.seed, "patch", 0);
-        acclimate_peft::place(
-            &mut patch,
-            self.model(),
-            &recipe.adapter.method,
-            adapter,
-            recipe.adapter.targets.as_ref(),
-            &mut rng,
-        )?;
-        let Some(outputs) = self.task.outputs() else { return Ok(patch) };
-        let own = gate::own_head(self.model(), self.task.as_ref());
+        let (model, task) = (self.model(), self.task.as_ref());
+        let own = gate::own_head(model, task);
         let head = recipe.head.unwrap_or(if own { Head::Probe } else { Head::Zero });
-        if head == Head::Own && own {
-            return Ok(patch);
-        }
-        let start = if head == Head::Random { HeadStart::Random } else { HeadStart::Zero };
-        patch.add_head(self.model(), outputs, start, &mut Rng::new(recipe.seed, "head", 0));
-        if head == Head::Probe {
-            let probe = FittedProbe::new(self.model(), self.task.as_ref(), &self.train, rows, recipe.seed)?;
+        let mut patch = Patch::new();
+        // The head comes first: adapters pass over a head of the model that is not used.
+        if let Some(outputs) = task.outputs().filter(|_| !(own && head == Head::Own)) {
+            let start = if head == Head::Random { HeadStart::Random } else { HeadStart::Zero };
+            patch.add_head(model, outputs, start, &mut Rng::new(recipe.seed, "head", 0));
+            let probe = match head {
+                Head::Probe => FittedProbe::new(model, task, &self.train, rows, recipe.seed)?,
+                Head::Zero | Head::Random | Head::Own => None,
+            };
             if let Some(probe) = probe {
-                probe.write(self.model(), &mut patch);
+                probe.write(model, &mut patch);
             }
         }
+        let method = &recipe.adapter.method;
+        let adapter = acclimate_peft::build(method, &recipe.adapter.settings)?;
+        let mut rng = Rng::new(recipe.seed, "patch", 0);
+        acclimate_peft::place(&mut patch, model, method, adapter, recipe.adapter.targets.as_ref(), &mut rng)?;
         Ok(patch)
     }
 

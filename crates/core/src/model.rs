@@ -89,6 +89,11 @@ pub trait Model: Send + Sync {
         None
     }
 
+    /// The site of the model's own head, where it has one.
+    fn head(&self) -> Option<&str> {
+        None
+    }
+
     /// Channels, height and width of the images it takes, where it takes images.
     fn image(&self) -> Option<[usize; 3]> {
         None

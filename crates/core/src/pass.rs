@@ -92,7 +92,9 @@ impl<'a> Pass<'a> {
         let mut y = common.clone();
         for active in here() {
             let Some(coefficients) = &active.rows else { continue };
-            let own: Vec<_> = active.patch.weights_at(&site.name).map(|w| (active.patch, w)).collect();
+            // On top of what all rows share: a share of one is the same as the patch added for all rows.
+            let own = active.patch.weights_at(&site.name).map(|w| (active.patch, w));
+            let own: Vec<_> = all.iter().copied().chain(own).collect();
             let per_row = x.dims()[0] / batch.max(1);
             let [rows, out] = common.dims();
             let c = coefficients

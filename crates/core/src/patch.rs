@@ -68,7 +68,7 @@ impl Patch {
         let taken = self
             .parts
             .iter()
-            .filter(|part| part.name.trim_end_matches(|c: char| c == '_' || c.is_numeric()) == card.name);
+            .filter(|part| matches!(&part.kind, Kind::Adapter(adapter) if adapter.card().name == card.name));
         let name = match taken.count() {
             0 => card.name.to_owned(),
             n => format!("{}_{}", card.name, n + 1),

@@ -338,6 +338,53 @@ fn rows_may_have_patches_of_their_own() {
 }
 
 #[test]
+fn rows_may_have_heads_of_their_own() {
+    let model = Tiny::new(DType::F64);
+    let with_head = |seed| {
+        let mut patch = Patch::new();
+        patch.add_head(&model, 3, HeadStart::Random, &mut Rng::new(seed, "head", 0));
+        patch
+    };
+    let (a, b) = (with_head(1), with_head(2));
+    let x = features(&model, &tokens(DType::F64), &Pass::bare());
+    let share = |values: [f64; 2]| Tensor::<1>::from_data(TensorData::from(values), (&Device::flex(), DType::F64));
+    let head = |pass: Pass<'_>| pass.head(x.clone()).unwrap().unwrap();
+    let mixed = head(Pass::new(&a).and_rows(&b, share([0.0, 1.0])));
+    let rows = Tensor::cat(vec![head(Pass::new(&a)).narrow(0, 0, 1), head(Pass::new(&b)).narrow(0, 1, 1)], 0);
+    assert!(apart(mixed, rows) < 1e-12);
+}
+
+#[test]
+fn a_prompt_refuses_to_differ_by_row() {
+    let model = Tiny::new(DType::F64);
+    let patch = model.patch(Adapter::Tokens(Arc::new(Prompt)), &[], 1);
+    let error = model.forward(&tokens(DType::F64), &Pass::bare().and_rows(&patch, ones([2]))).unwrap_err();
+    assert!(error.to_string().contains("cannot differ by row"), "{error}");
+}
+
+#[test]
+fn a_whole_share_of_a_row_is_the_patch_on_top_of_the_common_one() {
+    let model = Tiny::new(DType::F64);
+    let (common, own) = (model.thin(1, &["0.dense", "1.dense"]), model.thin(2, &["0.dense"]));
+    let inputs = tokens(DType::F64);
+    let by_row = Pass::new(&common).and_rows(&own, ones([2]));
+    let stacked = Pass::new(&common).and(&own);
+    assert!(apart(features(&model, &inputs, &by_row), features(&model, &inputs, &stacked)) < 1e-12);
+}
+
+#[test]
+fn a_method_whose_name_ends_in_a_digit_may_stand_twice() {
+    let model = Tiny::new(DType::F64);
+    let mut patch = model.thin(1, &["0.dense"]);
+    let sites: Vec<Site> = model.sites().iter().filter(|site| site.name == "0.dense").cloned().collect();
+    for _ in 0..2 {
+        patch.add(&model, Adapter::Weight(Arc::new(Thin3)), &sites, &mut Rng::new(2, "patch", 0)).unwrap();
+    }
+    let names: Vec<&str> = patch.parts().iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names, ["thin", "thin3", "thin3_2"]);
+}
+
+#[test]
 fn a_convolution_refuses_to_mix_by_row() {
     let model = Tiny::new(DType::F64);
     let patch = model.thin(1, &["conv"]);

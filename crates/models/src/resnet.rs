@@ -256,6 +256,10 @@ impl Model for Resnet {
         Some(self.config.classes)
     }
 
+    fn head(&self) -> Option<&str> {
+        self.sites.last().map(|site| site.name.as_str())
+    }
+
     fn image(&self) -> Option<[usize; 3]> {
         Some(self.config.image)
     }

@@ -3,7 +3,8 @@ use acclimate_core::{Adapter, Error, Model, Patch, Result, Rng, Site, Targets};
 /// Adds a method to a patch at the sites that `targets` mean; without targets at those that the card of `name` states. `name` is the
 /// method's or a preset's.
 ///
-/// A word such as `all` passes over sites that the method cannot stand at; a site meant by its name must fit.
+/// A word such as `all` passes over sites that the method cannot stand at, and over the model's head where the patch brings one of
+/// its own; a site meant by its name must fit.
 ///
 /// # Errors
 /// Targets that match no site or none that fits, and the method's own.
@@ -32,7 +33,8 @@ pub fn place(
     let targets = targets.unwrap_or(&default);
     let mut sites: Vec<Site> = targets.select(model.sites())?;
     if targets.is_kind() {
-        sites.retain(|site| adapter.accepts(site));
+        let unused = model.head().filter(|_| patch.has_head());
+        sites.retain(|site| adapter.accepts(site) && Some(site.name.as_str()) != unused);
         if sites.is_empty() {
             return Err(Error::Unsupported {
                 who: name.to_owned(),
