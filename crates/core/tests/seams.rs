@@ -64,6 +64,23 @@ impl TokenAdapter for Prompt {
 }
 
 method! {
+    /// Does nothing, under a name that ends in a digit.
+    Thin3, "thin3"
+}
+
+impl TokenAdapter for Thin3 {
+    type P = ();
+
+    fn init(&self, _: usize, _: (DType, Device), _: &mut Rng) -> Result<()> {
+        Ok(())
+    }
+
+    fn tokens(&self, seq: Seq, (): &()) -> Result<Seq> {
+        Ok(seq)
+    }
+}
+
+method! {
     /// Drops the last position.
     Shorten, "shorten"
 }
@@ -376,9 +393,8 @@ fn a_whole_share_of_a_row_is_the_patch_on_top_of_the_common_one() {
 fn a_method_whose_name_ends_in_a_digit_may_stand_twice() {
     let model = Tiny::new(DType::F64);
     let mut patch = model.thin(1, &["0.dense"]);
-    let sites: Vec<Site> = model.sites().iter().filter(|site| site.name == "0.dense").cloned().collect();
     for _ in 0..2 {
-        patch.add(&model, Adapter::Weight(Arc::new(Thin3)), &sites, &mut Rng::new(2, "patch", 0)).unwrap();
+        patch.add(&model, Adapter::Tokens(Arc::new(Thin3)), &[], &mut Rng::new(2, "patch", 0)).unwrap();
     }
     let names: Vec<&str> = patch.parts().iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["thin", "thin3", "thin3_2"]);
