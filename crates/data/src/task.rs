@@ -352,6 +352,9 @@ fn read_labels(table: &Table, column: &str, target: &Target, inputs: &Inputs) ->
         Target::MultiLabel { names } => {
             let lists = table.lists(column, Some('|'))?;
             let names = list_names(&lists, names.as_deref());
+            if names.is_empty() {
+                return Err(table.row_error(0, column, "has no label, nor has any other row; check the column"));
+            }
             let mut rows = vec![vec![false; names.len()]; lists.len()];
             for (row, label) in lists.iter().enumerate().flat_map(|(row, list)| list.iter().map(move |l| (row, l))) {
                 rows[row][position(table, row, column, label, &names)?] = true;
@@ -542,6 +545,8 @@ mod tests {
         let rows = vec![vec![true, true], vec![false, false], vec![false, true]];
         assert_eq!(labels, Labels::MultiLabel { names: vec!["x".into(), "y".into()], rows });
         assert_eq!(labels.strata(), [0, 2, 1]);
+        let error = read(&table(&["text", "labels"], &[&["a", ""]]), Target::MultiLabel { names: None }).unwrap_err();
+        assert!(error.to_string().contains("has no label, nor has any other row"), "{error}");
 
         let data = table(&["tokens", "tags"], &[&["Ann runs", "B-PER O"], &["he", "O"]]);
         let got = read(&data, Target::Auto).unwrap();
