@@ -59,7 +59,9 @@ impl Encoded {
         let rows = encoded.rows.into_iter().map(|row| {
             let mut starts = vec![];
             for (at, word) in row.words.iter().enumerate() {
-                if *word == Some(starts.len()) {
+                // A word that the tokenizer makes nothing of, such as a mark of zero width, stands at the one after it: the others
+                // keep their labels.
+                while word.is_some_and(|word| starts.len() <= word) {
                     starts.push(at);
                 }
             }

@@ -249,6 +249,7 @@ impl Recipe {
             ("batch_size", self.batch_size),
             ("accumulate", self.accumulate),
             ("max_length", self.max_length),
+            ("patience", self.patience.unwrap_or(1)),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
@@ -301,6 +302,7 @@ mod tests {
             ("schedule = 'cosin'", "cosin"),
             ("cuts = [1.0, 0.0]", "`cuts` must be ascending"),
             ("patience = 2", "set `valid_share`"),
+            ("patience = 0\nvalid_share = 0.1", "`patience` must be at least 1"),
         ] {
             let error = Recipe::from_table(&table(text)).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
