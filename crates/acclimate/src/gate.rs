@@ -55,11 +55,27 @@ impl From<Interval> for Score {
     }
 }
 
+/// A score of any of the rows, with repetitions.
+type OfRows<'a> = Box<dyn Fn(&[usize]) -> f64 + 'a>;
+
+fn of_rows<'a>(task: &'a dyn Task, outputs: &'a Outputs, labels: &'a Labels) -> OfRows<'a> {
+    match task.row_scores(&outputs.iter().collect::<Vec<_>>()) {
+        Some(scores) => mean_of(scores),
+        None => Box::new(|rows| score_of(task, outputs, labels, rows)),
+    }
+}
+
+fn mean_of<'a>(scores: Vec<f64>) -> OfRows<'a> {
+    Box::new(move |rows| rows.iter().map(|&row| scores[row]).sum::<f64>() / rows.len() as f64)
+}
+
+fn score_of(task: &dyn Task, outputs: &Outputs, labels: &Labels, rows: &[usize]) -> f64 {
+    task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows))
+}
+
 /// The score of answers with a bootstrap interval over rows.
 pub fn score(task: &dyn Task, outputs: &Outputs, labels: &Labels, seed: u64) -> Score {
-    let on =
-        |rows: &[usize]| task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
-    bootstrap(outputs.len(), DRAWS, LEVEL, seed, on).into()
+    bootstrap(outputs.len(), DRAWS, LEVEL, seed, of_rows(task, outputs, labels)).into()
 }
 
 /// As [`score`], of answers by a fit per fold. Where answers are judged beside each other, only those of one fold are; the folds
@@ -68,24 +84,31 @@ pub fn crossfit_score(task: &dyn Task, outputs: &Outputs, labels: &Labels, fold_
     if !task.is_relative() {
         return score(task, outputs, labels, seed);
     }
-    let on = |rows: &[usize]| {
+    let by_fold = |rows: &[usize]| {
         let mut folds = BTreeMap::<usize, Vec<usize>>::new();
         rows.iter().for_each(|&row| folds.entry(fold_of[row]).or_default().push(row));
-        let part = |rows: &Vec<usize>| {
-            let value = task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows));
-            value * rows.len() as f64
-        };
-        folds.values().map(part).sum::<f64>() / rows.len() as f64
+        folds.into_values()
+    };
+    let mut scores = vec![f64::NAN; outputs.len()];
+    for fold in by_fold(&(0..outputs.len()).collect::<Vec<_>>()) {
+        let own = task.row_scores(&fold.iter().map(|&row| &outputs[row]).collect::<Vec<_>>()).unwrap_or_default();
+        fold.iter().zip(own).for_each(|(&row, score)| scores[row] = score);
+    }
+    let on: OfRows<'_> = if scores.iter().any(|score| score.is_nan()) {
+        Box::new(|rows| {
+            let part = |fold: Vec<usize>| score_of(task, outputs, labels, &fold) * fold.len() as f64;
+            by_fold(rows).map(part).sum::<f64>() / rows.len() as f64
+        })
+    } else {
+        mean_of(scores)
     };
     bootstrap(outputs.len(), DRAWS, LEVEL, seed, on).into()
 }
 
 /// The difference of two candidates' scores on the same rows.
 pub fn difference(task: &dyn Task, first: &Outputs, second: &Outputs, labels: &Labels, seed: u64) -> Score {
-    let on = |outputs: &Outputs, rows: &[usize]| {
-        task.score(&rows.iter().map(|&row| &outputs[row]).collect::<Vec<_>>(), &labels.select(rows))
-    };
-    paired_bootstrap(first.len(), DRAWS, LEVEL, seed, |rows| on(first, rows), |rows| on(second, rows)).into()
+    let (first, second, n) = (of_rows(task, first, labels), of_rows(task, second, labels), first.len());
+    paired_bootstrap(n, DRAWS, LEVEL, seed, first, second).into()
 }
 
 /// Targets of a probe: one-hot, 0/1 or standardised.
@@ -250,7 +273,7 @@ pub fn own_head(model: &dyn Model, task: &dyn Task) -> bool {
 pub fn choose(scores: &[(Candidate, Score)]) -> Candidate {
     let mut best = scores.first().map_or((Candidate::Unadapted, f64::NEG_INFINITY), |(c, s)| (*c, s.value));
     for (candidate, score) in &scores[1.min(scores.len())..] {
-        if score.value > best.1 || best.1.is_nan() {
+        if score.value > best.1 || (best.1.is_nan() && !score.value.is_nan()) {
             best = (*candidate, score.value);
         }
     }
@@ -260,6 +283,7 @@ pub fn choose(scores: &[(Candidate, Score)]) -> Candidate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::TaskSpec;
 
     #[test]
     fn the_cheaper_candidate_keeps_a_tie() {
@@ -267,5 +291,22 @@ mod tests {
         assert_eq!(choose(&[(Candidate::Unadapted, at(0.5)), (Candidate::Patch, at(0.5))]), Candidate::Unadapted);
         assert_eq!(choose(&[(Candidate::Unadapted, at(0.5)), (Candidate::Patch, at(0.6))]), Candidate::Patch);
         assert_eq!(choose(&[(Candidate::Probe, at(0.7)), (Candidate::Patch, at(f64::NAN))]), Candidate::Probe);
+        let undefined = [(Candidate::Unadapted, at(f64::NAN)), (Candidate::Patch, at(f64::NAN))];
+        assert_eq!(choose(&undefined), Candidate::Unadapted);
+        assert_eq!(choose(&[(Candidate::Unadapted, at(f64::NAN)), (Candidate::Patch, at(0.1))]), Candidate::Patch);
+    }
+
+    #[test]
+    fn intervals_of_a_ranking_draw_who_asks_and_not_what_can_be_found() {
+        let kind = crate::recipe::TaskKind::Retrieval;
+        let spec = TaskSpec { kind, names: vec![], weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
+        // Rows 0 and 1 find the other's text first, and row 1 its own no sooner than the last one's; row 2 finds its own.
+        let rows = vec![vec![1.0, 0.0, 0.0, 1.0], vec![0.0, 1.0, 1.0, 0.0], vec![-1.0, 0.0, -1.0, 0.0]];
+        let got = score(spec.build().as_ref(), &rows, &Labels::Pairs(3), 0);
+        assert_eq!(spec.build().row_scores(&rows.iter().collect::<Vec<_>>()), Some(vec![0.5, 1.0 / 3.0, 1.0]));
+        assert!((got.value - 11.0 / 18.0).abs() < 1e-12);
+        assert!((got.low - 1.0 / 3.0).abs() < 1e-12 && got.high <= 1.0, "{got:?}");
+        let none = difference(spec.build().as_ref(), &rows, &rows, &Labels::Pairs(3), 0);
+        assert_eq!([none.value, none.low, none.high], [0.0; 3]);
     }
 }

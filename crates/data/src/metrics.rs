@@ -233,6 +233,12 @@ impl Retrieval {
         Self { ranks: rows.map(rank).filter(|ranks| !ranks.is_empty()).collect() }
     }
 
+    /// Of ranks that are known already: for each query those of its relevant documents, from one and ascending. Queries without
+    /// relevant documents are left out.
+    pub fn from_ranks(ranks: impl IntoIterator<Item = Vec<usize>>) -> Self {
+        Self { ranks: ranks.into_iter().filter(|ranks| !ranks.is_empty()).collect() }
+    }
+
     /// Mean share of the relevant documents among the first `k`, 0..1.
     pub fn recall(&self, k: usize) -> f64 {
         mean(self.ranks.iter().map(|r| r.iter().filter(|&&rank| rank <= k).count() as f64 / r.len() as f64))
@@ -447,6 +453,7 @@ mod tests {
         let scores = [0.9, 0.8, 0.1, 0.2, 0.5, 0.4];
         let got = Retrieval::new(&scores, 3, &[vec![1], vec![0, 1]]);
         assert_eq!(got.ranks, [vec![2], vec![1, 3]]);
+        assert_eq!(Retrieval::from_ranks([vec![2], vec![], vec![1, 3]]), got);
         close(got.recall(1), 0.25);
         close(got.mrr(), 0.75);
         let best = 1.0 + 1.0 / 3.0_f64.log2();

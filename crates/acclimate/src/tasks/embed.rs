@@ -90,16 +90,19 @@ pub struct Retrieval(pub TaskSpec);
 const TEMPERATURE: f64 = 0.05;
 
 impl Retrieval {
-    fn ranks(outputs: &[&Vec<f64>]) -> metrics::Retrieval {
-        let n = outputs.len();
+    /// The rank of each row's own second text among all, from one. Among equal scores it comes last, so that a constant earns nothing.
+    fn ranks(outputs: &[&Vec<f64>]) -> Vec<usize> {
         let width = outputs.first().map_or(0, |o| o.len() / 2);
-        let mut scores = Vec::with_capacity(n * n);
-        for a in outputs {
-            scores.extend(outputs.iter().map(|b| a[..width].iter().zip(&b[width..]).map(|(x, y)| x * y).sum::<f64>()));
-        }
-        // A bootstrap draws rows more than once: a row's own text is right wherever it stands.
-        let own = |a: &Vec<f64>| (0..n).filter(|&at| std::ptr::eq(outputs[at], a)).collect();
-        metrics::Retrieval::new(&scores, n, &outputs.iter().map(|a| own(a)).collect::<Vec<_>>())
+        let score = |a: &Vec<f64>, b: &Vec<f64>| {
+            let cosine: f64 = a[..width].iter().zip(&b[width..]).map(|(x, y)| x * y).sum();
+            if cosine.is_nan() { f64::NEG_INFINITY } else { cosine }
+        };
+        let rank = |a: &&Vec<f64>| {
+            let own = score(a, a);
+            // A row may be there more than once: its own text is right wherever it stands.
+            1 + outputs.iter().filter(|b| !std::ptr::eq(**b, *a) && score(a, b) >= own).count()
+        };
+        outputs.iter().map(rank).collect()
     }
 }
 
@@ -135,11 +138,15 @@ impl Task for Retrieval {
     }
 
     fn score(&self, outputs: &[&Vec<f64>], _: &Labels) -> f64 {
-        Self::ranks(outputs).mrr()
+        metrics::Retrieval::from_ranks(Self::ranks(outputs).into_iter().map(|rank| vec![rank])).mrr()
+    }
+
+    fn row_scores(&self, outputs: &[&Vec<f64>]) -> Option<Vec<f64>> {
+        Some(Self::ranks(outputs).into_iter().map(|rank| 1.0 / rank as f64).collect())
     }
 
     fn metrics(&self, outputs: &[&Vec<f64>], _: &Labels) -> Vec<(String, f64)> {
-        let ranks = Self::ranks(outputs);
+        let ranks = metrics::Retrieval::from_ranks(Self::ranks(outputs).into_iter().map(|rank| vec![rank]));
         vec![
             ("mean reciprocal rank".to_owned(), ranks.mrr()),
             ("recall at 1".to_owned(), ranks.recall(1)),

@@ -89,6 +89,13 @@ pub trait Task: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// What each row adds where the score is a mean over rows that are judged beside all others: intervals then draw who is judged,
+    /// not what they are judged beside, and the work of judging is done once.
+    fn row_scores(&self, outputs: &[&Vec<f64>]) -> Option<Vec<f64>> {
+        let _ = outputs;
+        None
+    }
+
     /// The class a row is put into, where there are classes.
     fn class(&self, output: &[f64]) -> Option<usize> {
         let _ = output;
