@@ -5,6 +5,7 @@ use acclimate_core::{Error, Result};
 use argmin::core::{CostFunction, Executor, Gradient, State};
 use argmin::solver::linesearch::MoreThuenteLineSearch;
 use argmin::solver::quasinewton::LBFGS;
+use std::cell::RefCell;
 
 /// Weights `[outputs][features]` and biases of a fitted probe.
 #[derive(Clone, Debug)]
@@ -26,9 +27,24 @@ struct Problem<'a> {
     targets: &'a [Vec<f64>],
     loss: ProbeLoss,
     ridge: f64,
+    /// The last point with its cost and gradient: the solver asks for the two one after the other, and for the gradient again.
+    last: RefCell<(Vec<f64>, f64, Vec<f64>)>,
 }
 
-impl Problem<'_> {
+impl<'a> Problem<'a> {
+    fn new(features: &'a [Vec<f64>], targets: &'a [Vec<f64>], loss: ProbeLoss, ridge: f64) -> Self {
+        Self { features, targets, loss, ridge, last: RefCell::default() }
+    }
+
+    fn at<T>(&self, p: &[f64], f: impl Fn(f64, &[f64]) -> T) -> T {
+        let mut last = self.last.borrow_mut();
+        if last.0 != p {
+            let (cost, gradient) = self.evaluate(p);
+            *last = (p.to_vec(), cost, gradient);
+        }
+        f(last.1, &last.2)
+    }
+
     fn evaluate(&self, p: &[f64]) -> (f64, Vec<f64>) {
         let (n, d, k) = (self.features.len() as f64, self.features[0].len(), self.targets[0].len());
         let (mut cost, mut gradient) = (0.0, vec![0.0; p.len()]);
@@ -86,7 +102,7 @@ impl CostFunction for Problem<'_> {
     type Param = Vec<f64>;
     type Output = f64;
     fn cost(&self, p: &Vec<f64>) -> Result<f64, argmin::core::Error> {
-        Ok(self.evaluate(p).0)
+        Ok(self.at(p, |cost, _| cost))
     }
 }
 
@@ -94,7 +110,7 @@ impl Gradient for Problem<'_> {
     type Param = Vec<f64>;
     type Gradient = Vec<f64>;
     fn gradient(&self, p: &Vec<f64>) -> Result<Vec<f64>, argmin::core::Error> {
-        Ok(self.evaluate(p).1)
+        Ok(self.at(p, |_, gradient| gradient.to_vec()))
     }
 }
 
@@ -114,7 +130,7 @@ pub fn fit(features: &[Vec<f64>], targets: &[Vec<f64>], loss: ProbeLoss, penalty
     let scale = if variance > 0.0 { variance.sqrt() } else { 1.0 };
     let scaled: Vec<Vec<f64>> =
         features.iter().map(|x| x.iter().zip(&mean).map(|(x, m)| (x - m) / scale).collect()).collect();
-    let problem = Problem { features: &scaled, targets, loss, ridge: penalty / n as f64 };
+    let problem = Problem::new(&scaled, targets, loss, penalty / n as f64);
     let failed = |e: argmin::core::Error| Error::Other(format!("the probe's solver failed: {e}"));
     let solver = LBFGS::new(MoreThuenteLineSearch::new(), 10).with_tolerance_grad(1e-6).map_err(failed)?;
     let start = vec![0.0; k * (d + 1)];
@@ -152,7 +168,7 @@ mod tests {
         let features: Vec<Vec<f64>> = (0..6).map(|_| (0..3).map(|_| rng.normal()).collect()).collect();
         let targets: Vec<Vec<f64>> = (0..6).map(|i| vec![f64::from(i % 2 == 0), f64::from(i % 2 == 1)]).collect();
         for loss in [ProbeLoss::Softmax, ProbeLoss::Sigmoid, ProbeLoss::Squared] {
-            let problem = Problem { features: &features, targets: &targets, loss, ridge: 0.1 };
+            let problem = Problem::new(&features, &targets, loss, 0.1);
             let p: Vec<f64> = (0..8).map(|_| rng.normal()).collect();
             let gradient = problem.evaluate(&p).1;
             for i in 0..p.len() {
