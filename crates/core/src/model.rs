@@ -29,9 +29,9 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Pads rows of token numbers and segment numbers at the end with zeros.
+    /// Pads rows of token numbers and segment numbers at the end with zeros; rows without any are one position of padding.
     pub fn new(rows: &[(Vec<u32>, Vec<u32>)], dtype: DType, device: &Device) -> Self {
-        let length = rows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let length = rows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0).max(1);
         let (mut ids, mut mask, mut types) = (vec![], vec![], vec![]);
         for (row, kinds) in rows {
             ids.extend((0..length).map(|i| row.get(i).map_or(0, |&id| i64::from(id))));
