@@ -114,8 +114,10 @@ pub fn run(root: &Path, program: &Path, named: &[String], mut say: impl FnMut(&s
         }
         let text = read(&root.join(format!("claims/{name}.toml")))?;
         let claim: Claim = toml::from_str(&text).with_context(|| format!("claims/{name}.toml"))?;
+        // The commit that the program was built from, not one that arrived while it ran.
+        let commit = commit(root);
         let reports = reports(root, program, &claim, &mut say).with_context(|| format!("the claim {name}"))?;
-        let outcome = judge(claim, &text, commit(root), &reports).with_context(|| format!("the claim {name}"))?;
+        let outcome = judge(claim, &text, commit, &reports).with_context(|| format!("the claim {name}"))?;
         for check in &outcome.checks {
             let verdict = if check.holds { "holds" } else { "does not hold" };
             say(&format!("{name}: {} {verdict}: {:.6} and {:.6}", check.expect, check.left, check.right));
