@@ -42,10 +42,13 @@ impl Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The value on the rows.
+    #[serde(deserialize_with = "crate::nan::number")]
     pub value: f64,
     /// Lower bound of the 95 % bootstrap interval.
+    #[serde(deserialize_with = "crate::nan::number")]
     pub low: f64,
     /// Upper bound.
+    #[serde(deserialize_with = "crate::nan::number")]
     pub high: f64,
 }
 

@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod dataset;
 pub mod encode;
 pub mod gate;
+mod nan;
 mod page;
 pub mod probe;
 pub mod quickstart;

@@ -3,7 +3,9 @@
 use crate::recipe::Recipe;
 use acclimate_core::{Error, Result, write_whole};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a run was made from. Two results are comparable only if all but the method agree.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,24 +35,39 @@ pub enum Event<'a> {
     Step(crate::train::Progress<'a>),
 }
 
-/// A folder that a run writes to.
+/// A folder that a run writes to. While it is held no other process runs there.
 #[derive(Clone, Debug)]
-pub struct RunFolder(PathBuf);
+pub struct RunFolder {
+    path: PathBuf,
+    /// Locked; the system unlocks it when the process ends, however that happens.
+    _lock: Arc<File>,
+}
 
 impl RunFolder {
     /// Opens a folder for a recipe: a new one, or one that the same recipe left unfinished.
     ///
     /// # Errors
-    /// When the folder cannot be made, holds a finished run, or belongs to another recipe.
+    /// When the folder cannot be made, holds a finished run, belongs to another recipe, or another process is at work there.
     pub fn open(folder: &Path, recipe: &Recipe) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        let run = Self(folder.to_owned());
-        if run.file("result.json").exists() {
-            return Err(Error::Other(format!(
-                "{}: holds a finished run; name another folder with `--out`",
-                folder.display()
-            )));
+        let refused =
+            |what: &str| Err(Error::Other(format!("{}: {what}; name another folder with `--out`", folder.display())));
+        let finished = || folder.join("result.json").exists();
+        if finished() {
+            return refused("holds a finished run");
         }
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        // Beside the checkpoints: it goes with them when the run is done.
+        let lock = folder.join("checkpoints/lock");
+        let made = std::fs::create_dir_all(folder.join("checkpoints")).and_then(|()| File::create(&lock));
+        let file = made.map_err(|e| Error::io(&lock, e))?;
+        // Some network drives know no locks; a run there is not guarded.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return refused("another process runs there");
+        }
+        if finished() {
+            return refused("holds a finished run");
+        }
+        let run = Self { path: folder.to_owned(), _lock: Arc::new(file) };
         let file = run.file("recipe.toml");
         if file.exists() {
             let old = Recipe::from_table(&Recipe::read(&file)?)?;
@@ -68,14 +85,34 @@ impl RunFolder {
         Ok(run)
     }
 
+    /// Writes the manifest, or holds it against that of the unfinished run.
+    ///
+    /// # Errors
+    /// When the run was begun with another model or other rows: what it has fitted so far would be mixed with theirs.
+    pub fn begin(&self, manifest: &Manifest) -> Result<()> {
+        const NAME: &str = "manifest.json";
+        let new = serde_json::to_value(manifest).map_err(|e| Error::Other(format!("{NAME}: {e}")))?;
+        let old = self.read_json::<serde_json::Value>(NAME)?.unwrap_or_else(|| new.clone());
+        match [("model", "another model"), ("train", "other training rows"), ("test", "other test rows")]
+            .iter()
+            .find(|(key, _)| old.get(key) != new.get(key))
+        {
+            Some((_, what)) => Err(Error::Other(format!(
+                "{}: holds an unfinished run on {what}; bring them back, delete the folder, or name another one with `--out`",
+                self.path.display()
+            ))),
+            None => self.write_json(NAME, manifest),
+        }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// Writes a JSON file.
@@ -116,4 +153,35 @@ pub fn peak_memory_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(train: &str) -> Manifest {
+        let text = || "x".to_owned();
+        let (recipe, train) = (Recipe::default(), train.to_owned());
+        Manifest { version: text(), recipe, model: text(), train, test: None, platform: text(), threads: 1 }
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || RunFolder::open(folder.path(), &Recipe::default());
+        let first = open().unwrap();
+        assert!(open().unwrap_err().to_string().contains("another process runs there"));
+        drop(first);
+        open().unwrap();
+    }
+
+    #[test]
+    fn a_run_does_not_go_on_with_other_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path(), &Recipe::default()).unwrap();
+        run.begin(&manifest("a")).unwrap();
+        run.begin(&manifest("a")).unwrap();
+        let error = run.begin(&manifest("b")).unwrap_err().to_string();
+        assert!(error.contains("an unfinished run on other training rows"), "{error}");
+    }
 }

@@ -24,10 +24,12 @@ pub struct StepLine {
     /// The step, counted from one.
     pub step: u64,
     /// The mean loss of the batch before the step.
+    #[serde(deserialize_with = "crate::nan::number")]
     pub loss: f64,
     /// The schedule's multiplier.
     pub multiplier: f64,
     /// What the optimiser reports, such as d.
+    #[serde(deserialize_with = "crate::nan::pairs")]
     pub log: Vec<(String, f64)>,
 }
 
@@ -37,6 +39,7 @@ pub struct History {
     /// Steps in order; those of a collapsed stretch are kept.
     pub steps: Vec<StepLine>,
     /// Held-out score after each epoch, where rows are held out.
+    #[serde(deserialize_with = "crate::nan::pairs")]
     pub valid: Vec<(usize, f64)>,
     /// What went wrong and what was done about it.
     pub notes: Vec<String>,
@@ -277,7 +280,8 @@ impl Trainer<'_> {
         let outputs = predict_all(self.model, self.task, self.data, valid, &Pass::new(&patch))?;
         let score = self.task.score(&outputs.iter().collect::<Vec<_>>(), &self.data.labels()?.select(valid));
         run.place.history.valid.push((epoch, score));
-        if run.place.best.is_none_or(|(best, _)| score > best || best.is_nan()) {
+        // Rows that define no score, such as a single number, tell nothing about which state is best.
+        if !score.is_nan() && run.place.best.is_none_or(|(best, _)| score > best) {
             run.place.best = Some((score, epoch));
             run.best = patch.params;
         }
@@ -376,4 +380,23 @@ pub fn features(model: &dyn Model, data: &Prepared, rows: &[usize]) -> Result<Ou
         all.extend(values.chunks(width).map(<[f64]>::to_vec));
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_keeps_losses_that_are_no_numbers() {
+        let log = vec![("d".to_owned(), f64::INFINITY)];
+        let history = History {
+            steps: vec![StepLine { step: 1, loss: f64::NAN, multiplier: 0.1, log }],
+            valid: vec![(1, f64::NAN), (2, 0.3)],
+            notes: vec![],
+        };
+        let text = serde_json::to_string(&history).unwrap();
+        let again: History = serde_json::from_str(&text).unwrap();
+        assert!(again.steps[0].loss.is_nan() && again.valid[0].1.is_nan());
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
+    }
 }

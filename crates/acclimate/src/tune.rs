@@ -64,6 +64,7 @@ pub struct Summary {
     /// Test score of the chosen minus the baseline's, with its paired interval.
     pub gain: Option<Score>,
     /// Every number about the chosen on the untouched rows.
+    #[serde(deserialize_with = "crate::nan::named")]
     pub metrics: BTreeMap<String, f64>,
     /// Trained numbers of the patch.
     pub trained: usize,
@@ -157,22 +158,38 @@ impl Session {
         numbers as f64 * 4.0 / f64::from(1 << 20)
     }
 
-    fn manifest(&self, recipe: &Recipe) -> Manifest {
-        Manifest {
+    fn manifest(&self, recipe: &Recipe) -> Result<Manifest> {
+        Ok(Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recipe: recipe.clone(),
             model: self.model().fingerprint().to_owned(),
-            train: hash_examples(&self.parts.train),
-            test: self.parts.test.as_ref().map(hash_examples),
+            train: hash_examples(&self.parts.train)?,
+            test: self.parts.test.as_ref().map(hash_examples).transpose()?,
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
-        }
+        })
     }
 }
 
-fn hash_examples(examples: &Examples) -> String {
-    let text = serde_json::to_vec(examples).expect("texts and numbers");
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+/// Hashes what is written to it; the text of large data is never held.
+struct Hashing(Sha256);
+
+impl std::io::Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn hash_examples(examples: &Examples) -> Result<String> {
+    let mut hash = Hashing(Sha256::new());
+    // A path that is not Unicode has no JSON.
+    serde_json::to_writer(&mut hash, examples).map_err(|e| Error::Other(format!("the rows cannot be hashed: {e}")))?;
+    Ok(hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Builds an optimiser from a recipe's section.
@@ -186,7 +203,9 @@ pub fn optimiser(recipe: &Recipe) -> Result<Box<dyn AnyOptimiser>> {
 /// Answers of one fold, kept so that an interrupted run does not fit it again.
 #[derive(Serialize, Deserialize)]
 struct FoldAnswers {
+    #[serde(deserialize_with = "crate::nan::some_rows")]
     probe: Option<Outputs>,
+    #[serde(deserialize_with = "crate::nan::rows")]
     patch: Outputs,
     notes: Vec<String>,
 }
@@ -225,7 +244,7 @@ pub fn run(
     let all: Vec<usize> = (0..data.left.len()).collect();
     let patch = session.start(recipe, &all)?;
     let folder = RunFolder::open(recipe.out.as_deref().unwrap_or(&default_folder(recipe)), recipe)?;
-    folder.write_json("manifest.json", &session.manifest(recipe))?;
+    folder.begin(&session.manifest(recipe)?)?;
     let (n, tested) = (data.left.len(), session.test.as_ref().map_or(0, |test| test.left.len()));
     on(Event::Note(&format!(
         "{n} rows to train on, {tested} untouched rows to report on; {} trained numbers; about {:.0} MiB expected",
@@ -250,6 +269,15 @@ pub fn run(
     };
     let labels = data.labels()?;
     let mut notes = vec![];
+    // A share of the rows at hand may be set aside for early stopping, in a fold as in the final fit: the gate judges what is kept.
+    let divided = |rows: &[usize]| -> Result<(Vec<usize>, Vec<usize>)> {
+        if recipe.valid_share == 0.0 {
+            return Ok((rows.to_vec(), vec![]));
+        }
+        let split = split::stratified(&labels.select(rows).strata(), recipe.valid_share, recipe.seed)?;
+        let pick = |part: Vec<usize>| part.into_iter().map(|at| rows[at]).collect();
+        Ok((pick(split.train), pick(split.held_out)))
+    };
 
     // Inside the training rows: every row is answered by fits that have not seen it.
     let mut crossfit: BTreeMap<Candidate, Outputs> = BTreeMap::new();
@@ -270,10 +298,11 @@ pub fn run(
                     // Class weights and the scale of numbers are told by the fold's own rows.
                     let own = dataset::fit_task(task.spec(), &labels.select(&fold.train), recipe.class_balance);
                     let trainer = Trainer { task: own.as_ref(), ..trainer };
+                    let (train_rows, valid_rows) = divided(&fold.train)?;
                     let trained = trainer.train(
-                        session.start(recipe, &fold.train)?,
-                        &fold.train,
-                        &[],
+                        session.start(recipe, &train_rows)?,
+                        &train_rows,
+                        &valid_rows,
                         &stage,
                         Some(&place),
                         &mut |progress| on(Event::Step(progress)),
@@ -311,12 +340,7 @@ pub fn run(
     let chosen = if inside.is_empty() { Candidate::Patch } else { gate::choose(&inside) };
 
     // The final fit on all training rows.
-    let (train_rows, valid_rows) = if recipe.valid_share > 0.0 {
-        let split = split::stratified(&labels.strata(), recipe.valid_share, recipe.seed)?;
-        (split.train, split.held_out)
-    } else {
-        (all.clone(), vec![])
-    };
+    let (train_rows, valid_rows) = divided(&all)?;
     let place = folder.file("checkpoints/final");
     let patch = if valid_rows.is_empty() { patch } else { session.start(recipe, &train_rows)? };
     let trained = trainer
