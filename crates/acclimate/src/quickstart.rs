@@ -79,9 +79,14 @@ pub struct Outcome {
 /// Runs everything in a folder, telling what it does. An earlier quickstart there is replaced.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// When the folder cannot be written, or what is there is not of a quickstart.
 pub fn run(out: &Path, on: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
     let (model_folder, tune_folder) = (out.join("model"), out.join("tune"));
+    let other = std::fs::read(model_folder.join("config.json")).is_ok_and(|config| config != CONFIG);
+    if other || (tune_folder.exists() && !tune_folder.join("recipe.toml").is_file()) {
+        let what = "holds a `model` or `tune` of something else; name another folder with `--out`";
+        return Err(Error::Other(format!("{}: {what}", out.display())));
+    }
     if tune_folder.exists() {
         std::fs::remove_dir_all(&tune_folder).map_err(|e| Error::io(&tune_folder, e))?;
     }

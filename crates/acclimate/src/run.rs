@@ -35,6 +35,12 @@ pub enum Event<'a> {
     Step(crate::train::Progress<'a>),
 }
 
+/// What the run was made from.
+const MANIFEST: &str = "manifest.json";
+
+/// In the folder of checkpoints: it goes with them when the run is done.
+const LOCK: &str = "lock";
+
 /// A folder that a run writes to. While it is held no other process runs there.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -55,23 +61,32 @@ impl RunFolder {
         if finished() {
             return refused("holds a finished run");
         }
+        let (checkpoints, file) = (folder.join("checkpoints"), folder.join("recipe.toml"));
+        let others = std::fs::read_dir(&checkpoints)
+            .is_ok_and(|entries| entries.filter_map(std::result::Result::ok).any(|entry| entry.file_name() != LOCK));
+        // The checkpoints go when the run is done: those of somebody else must not.
+        if others && !file.exists() {
+            return refused("holds checkpoints that are not of a run");
+        }
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        // Beside the checkpoints: it goes with them when the run is done.
-        let lock = folder.join("checkpoints/lock");
-        let made = std::fs::create_dir_all(folder.join("checkpoints")).and_then(|()| File::create(&lock));
-        let file = made.map_err(|e| Error::io(&lock, e))?;
+        let lock = checkpoints.join(LOCK);
+        let made = std::fs::create_dir_all(&checkpoints)
+            .and_then(|()| File::options().create(true).truncate(false).write(true).open(&lock));
+        let held = made.map_err(|e| Error::io(&lock, e))?;
         // Some network drives know no locks; a run there is not guarded.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if let Err(TryLockError::WouldBlock) = held.try_lock() {
             return refused("another process runs there");
         }
         if finished() {
             return refused("holds a finished run");
         }
-        let run = Self { path: folder.to_owned(), _lock: Arc::new(file) };
-        let file = run.file("recipe.toml");
-        if file.exists() {
+        let run = Self { path: folder.to_owned(), _lock: Arc::new(held) };
+        // A run that failed before its first checkpoint left nothing to go on from.
+        let begun = others || !run.file(MANIFEST).exists();
+        if file.exists() && begun {
             let old = Recipe::from_table(&Recipe::read(&file)?)?;
-            if old != *recipe {
+            // Whether something may be fetched changes nothing that is fitted.
+            if (Recipe { offline: recipe.offline, ..old }) != *recipe {
                 return Err(Error::Other(format!(
                     "{}: holds an unfinished run of another recipe; finish it with `acclimate tune --recipe {}`, or name another folder with `--out`",
                     folder.display(),
@@ -79,6 +94,7 @@ impl RunFolder {
                 )));
             }
         } else {
+            let _ = std::fs::remove_file(run.file(MANIFEST));
             let text = toml::to_string(recipe).map_err(|e| Error::Other(e.to_string()))?;
             write_whole(&file, text.as_bytes())?;
         }
@@ -90,9 +106,8 @@ impl RunFolder {
     /// # Errors
     /// When the run was begun with another model or other rows: what it has fitted so far would be mixed with theirs.
     pub fn begin(&self, manifest: &Manifest) -> Result<()> {
-        const NAME: &str = "manifest.json";
-        let new = serde_json::to_value(manifest).map_err(|e| Error::Other(format!("{NAME}: {e}")))?;
-        let old = self.read_json::<serde_json::Value>(NAME)?.unwrap_or_else(|| new.clone());
+        let new = serde_json::to_value(manifest).map_err(|e| Error::Other(format!("{MANIFEST}: {e}")))?;
+        let old = self.read_json::<serde_json::Value>(MANIFEST)?.unwrap_or_else(|| new.clone());
         match [("model", "another model"), ("train", "other training rows"), ("test", "other test rows")]
             .iter()
             .find(|(key, _)| old.get(key) != new.get(key))
@@ -101,7 +116,7 @@ impl RunFolder {
                 "{}: holds an unfinished run on {what}; bring them back, delete the folder, or name another one with `--out`",
                 self.path.display()
             ))),
-            None => self.write_json(NAME, manifest),
+            None => self.write_json(MANIFEST, manifest),
         }
     }
 
@@ -173,6 +188,33 @@ mod tests {
         assert!(open().unwrap_err().to_string().contains("another process runs there"));
         drop(first);
         open().unwrap();
+    }
+
+    #[test]
+    fn a_run_without_checkpoints_gives_way_to_another_recipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (Recipe::default(), Recipe { seed: 1, ..Recipe::default() });
+        let open = |recipe: &Recipe| RunFolder::open(folder.path(), recipe);
+        open(&first).unwrap().begin(&manifest("a")).unwrap();
+        let run = open(&second).unwrap();
+        run.begin(&manifest("b")).unwrap();
+        std::fs::create_dir(run.file("checkpoints/final")).unwrap();
+        drop(run);
+        assert!(open(&first).unwrap_err().to_string().contains("an unfinished run of another recipe"));
+        open(&second).unwrap();
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("checkpoints/mine")).unwrap();
+        let error = RunFolder::open(folder.path(), &Recipe::default()).unwrap_err().to_string();
+        assert!(error.contains("not of a run"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("recipe.toml"), "seed = 3").unwrap();
+        assert!(RunFolder::open(folder.path(), &Recipe::default()).is_err());
+        assert_eq!(std::fs::read_to_string(folder.path().join("recipe.toml")).unwrap(), "seed = 3");
     }
 
     #[test]
