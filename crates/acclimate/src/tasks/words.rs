@@ -35,12 +35,22 @@ impl Words {
         let states =
             out.states.ok_or_else(|| Error::Other("labels per word need a model over sequences".to_owned()))?;
         let [batch, length, width] = states.h.dims();
+        // Adapters may put positions before the tokens, or drop some.
+        let origins: Vec<i64> = states.origin.to_data().iter().collect();
         let mut at = vec![];
         let mut counts = vec![];
         for (i, &row) in rows.iter().enumerate() {
-            let starts = data.left.word_starts(row);
+            let (starts, here) = (data.left.word_starts(row), &origins[i * length..][..length]);
             counts.push(starts.len());
-            at.extend(starts.iter().map(|&start| (i * length + start) as i64));
+            for &start in starts {
+                let place =
+                    here.iter().position(|&origin| origin == start as i64).ok_or_else(|| Error::Unsupported {
+                        who: "a label per word".to_owned(),
+                        what: "be said where the adapter dropped the word".to_owned(),
+                        instead: "choose an adapter that keeps every token".to_owned(),
+                    })?;
+                at.push((i * length + place) as i64);
+            }
         }
         let at = Tensor::<1, Int>::from_data(TensorData::new(at.clone(), [at.len()]), &data.left.device(model));
         let picked = states.h.reshape([batch * length, width]).select(0, at);
@@ -107,5 +117,39 @@ impl Task for Words {
     }
     fn spec(&self) -> TaskSpec {
         self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::Encoded;
+    use acclimate_core::{HeadStart, Patch, Rng};
+    use acclimate_data::{Inputs, Tokenizer};
+    use acclimate_models::tiny;
+    use burn::tensor::DType;
+
+    #[test]
+    fn a_word_without_tokens_leaves_the_others_their_labels() {
+        const FILE: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+            "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+            "model":{"type":"WordLevel","vocab":{"[UNK]":0,"good":1,"bad":2},"unk_token":"[UNK]"}}"#;
+        let tokenizer = Tokenizer::from_bytes("tokenizer.json", FILE.as_bytes(), 8).unwrap();
+        let words = |row: &[&str]| row.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let rows = Inputs::Words(vec![words(&["good", " ", "bad"]), words(&[" "])]);
+        let left = Encoded::new(&rows, Some(&tokenizer), None).unwrap();
+        assert_eq!((left.word_starts(0), left.word_starts(1)), (&[0, 1, 1][..], &[][..]));
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let labels = Some(Labels::Tokens { names: names.clone(), rows: vec![vec![0, 1, 1], vec![0]] });
+        let data = Prepared { left, right: None, labels };
+        let spec =
+            TaskSpec { kind: TaskKind::TokenClassification, names, weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
+        let (task, model, mut patch) = (Words(spec), tiny::bert(0, DType::F64), Patch::new());
+        patch.add_head(&model, 2, HeadStart::Zero, &mut Rng::new(0, "head", 0));
+        let said = |rows: &[usize]| task.predict(&model, &data, rows, &Pass::new(&patch)).unwrap();
+        assert_eq!(said(&[0, 1]), [vec![0.0; 3], vec![]]);
+        assert_eq!(said(&[1]), [vec![0.0; 0]]);
+        assert_eq!(task.weight(&data, &[1]), 0.0);
+        task.loss(&model, &data, &[1], &Pass::new(&patch)).unwrap();
     }
 }
