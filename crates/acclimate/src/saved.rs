@@ -76,6 +76,10 @@ impl Answering {
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.max_length, &assets)?;
         let patch = Patch::load(&folder, &loaded.model.like().1, &acclimate_peft::build)?;
         patch.check_base(loaded.model.as_ref())?;
+        // A patch without tensors, of a model that is kept as it is, names no base.
+        if saved.fingerprint != loaded.model.fingerprint() {
+            return Err(Error::format(&file, "was made for a model with other weights; load that model, or tune anew"));
+        }
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
     }

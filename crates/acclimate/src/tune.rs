@@ -115,7 +115,12 @@ impl Session {
     /// # Errors
     /// An unknown method, a bad setting, or targets that match nothing.
     pub fn start(&self, recipe: &Recipe, rows: &[usize]) -> Result<Patch> {
-        let (model, task) = (self.model(), self.task.as_ref());
+        self.start_for(self.task.as_ref(), recipe, rows)
+    }
+
+    /// As [`Session::start`], for a task whose scale other rows told.
+    fn start_for(&self, task: &dyn Task, recipe: &Recipe, rows: &[usize]) -> Result<Patch> {
+        let model = self.model();
         let own = gate::own_head(model, task);
         let head = recipe.head.unwrap_or(if own { Head::Probe } else { Head::Zero });
         let mut patch = Patch::new();
@@ -300,7 +305,7 @@ pub fn run(
                     let trainer = Trainer { task: own.as_ref(), ..trainer };
                     let (train_rows, valid_rows) = divided(&fold.train)?;
                     let trained = trainer.train(
-                        session.start(recipe, &train_rows)?,
+                        session.start_for(own.as_ref(), recipe, &train_rows)?,
                         &train_rows,
                         &valid_rows,
                         &stage,
@@ -310,10 +315,11 @@ pub fn run(
                     if trained.interrupted {
                         return Ok(None);
                     }
-                    let probe = FittedProbe::new(model, task, data, &fold.train, recipe.seed)?;
+                    let own = own.as_ref();
+                    let probe = FittedProbe::new(model, own, data, &fold.train, recipe.seed)?;
                     let answers = FoldAnswers {
-                        probe: probe.map(|probe| probe.predict(model, task, data, &fold.held_out)).transpose()?,
-                        patch: predict_all(model, own.as_ref(), data, &fold.held_out, &Pass::new(&trained.patch))?,
+                        probe: probe.map(|probe| probe.predict(model, own, data, &fold.held_out)).transpose()?,
+                        patch: predict_all(model, own, data, &fold.held_out, &Pass::new(&trained.patch))?,
                         notes: trained.history.notes.iter().map(|note| format!("{stage}: {note}")).collect(),
                     };
                     folder.write_json(&name, &answers)?;

@@ -126,6 +126,11 @@ impl Host {
         let at = At { params, lr: multiplier, scales: &self.scales, roles: &self.roles, loss, step };
         let mut state = self.state.boxed();
         let made = optimiser.step(&grads, state.as_mut(), &at)?;
+        if made.decay_rates.len() != params.len() {
+            let expected = format!("[{}], one for each parameter", params.len());
+            let what = format!("rates of decay of `{}`", optimiser.card().name);
+            return Err(Error::Shape { what, expected, got: vec![made.decay_rates.len()] });
+        }
         let mut next = Params::default();
         for (((name, x), rate), index) in params.iter().zip(&made.decay_rates).zip(0..) {
             let Some(movement) = made.movement.any(name) else {
