@@ -98,7 +98,7 @@ section! {
         patience: Option<usize> = None,
         /// The share of training rows held out for early stopping, 0 to 1.
         valid_share: f64 = 0.0,
-        /// Whether rare classes weigh more in the loss.
+        /// Whether all classes weigh alike in the loss and the score, however rare; for one class per row.
         class_balance: bool = false,
         /// How the head starts: `probe` (fitted on the frozen features first), `zero`, `random`, or `own` (the model's). Without it, `probe` where the
         /// model has a head for the task already, and `zero` where the head is new.

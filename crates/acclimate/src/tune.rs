@@ -12,7 +12,7 @@ use crate::train::{History, Trainer, predict_all};
 use acclimate_core::{
     AnyOptimiser, Error, HeadStart, Model, Pass, Patch, Result, Rng, SiteKind, Source, find, write_whole,
 };
-use acclimate_data::{Assets, Examples, split};
+use acclimate_data::{Assets, Examples, Labels, split};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -99,6 +99,11 @@ impl Session {
         };
         let loaded = Loaded::open(&recipe.model, recipe.max_length, &assets)?;
         let parts = dataset::divide(all, test, recipe)?;
+        if recipe.class_balance && !matches!(parts.train.labels, Labels::Classes { .. }) {
+            return Err(Error::Other(
+                "`class_balance` is for tasks with one class per row; leave it out here".to_owned(),
+            ));
+        }
         let task = dataset::fit_task(spec, &parts.train.labels, recipe.class_balance);
         let train = loaded.prepare(&parts.train, task.kind())?;
         let test = parts.test.as_ref().map(|test| loaded.prepare(test, task.kind())).transpose()?;

@@ -6,7 +6,7 @@ use acclimate_core::{Model, Pass, Result};
 use acclimate_data::{Labels, metrics};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
-/// Cross-entropy over classes; judged by accuracy.
+/// Cross-entropy over classes; judged by accuracy, or by balanced accuracy where the loss balances them.
 #[derive(Clone, Debug)]
 pub struct Classes(pub TaskSpec);
 
@@ -24,8 +24,9 @@ impl Task for Classes {
     fn outputs(&self) -> Option<usize> {
         Some(self.0.names.len())
     }
+    /// Classes that weigh alike in the loss weigh alike in the score.
     fn metric(&self) -> &'static str {
-        "accuracy"
+        if self.0.weights.is_empty() { "accuracy" } else { "balanced accuracy" }
     }
 
     fn loss(&self, model: &dyn Model, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -> Result<Tensor<1>> {
@@ -59,7 +60,11 @@ impl Task for Classes {
 
     fn score(&self, outputs: &[&Vec<f64>], labels: &Labels) -> f64 {
         let said: Vec<usize> = outputs.iter().map(|o| argmax(o)).collect();
-        metrics::accuracy(index(labels), &said)
+        if self.0.weights.is_empty() {
+            metrics::accuracy(index(labels), &said)
+        } else {
+            metrics::balanced_accuracy(index(labels), &said)
+        }
     }
 
     fn metrics(&self, outputs: &[&Vec<f64>], labels: &Labels) -> Vec<(String, f64)> {
