@@ -143,8 +143,8 @@ fn reports(root: &Path, program: &Path, claim: &Claim, say: &mut impl FnMut(&str
                 .with_context(|| format!("{} does not start", program.display()))?;
             let stderr = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "`{name}` failed with seed {seed}: {}", stderr.trim());
-            let report =
-                report(&String::from_utf8_lossy(&output.stdout)).with_context(|| format!("the output of `{name}`"))?;
+            let report = report(&String::from_utf8_lossy(&output.stdout).replace(&folder, "{out}"))
+                .with_context(|| format!("the output of `{name}`"))?;
             reports.entry(name.clone()).or_default().push(report);
         }
     }
