@@ -83,7 +83,9 @@ impl CollapseWatch {
         let recent = median(&self.losses[self.losses.len().saturating_sub(RECENT)..]);
         // A state is only better than the start if it is better than what no step has touched.
         let best = self.best.unwrap_or(start.min(self.first[0]));
-        if self.losses.len() >= RECENT && recent < best - BETTER * start.abs() {
+        // A level near the start may be that of a run on its way to ruin: it is no place to go back to.
+        let away = recent < start - (1.0 - BACK) * start.abs();
+        if self.losses.len() >= RECENT && away && recent < best - BETTER * start.abs() {
             self.best = Some(recent);
             return Verdict::Improved;
         }
