@@ -29,6 +29,7 @@ impl Quickstart {
         let files = [
             ("report", outcome.report.display().to_string()),
             ("next", "acclimate tune --model asset:minilm --data your.csv".to_owned()),
+            ("then", "acclimate predict --run runs/minilm-your-seed0 --data new.csv".to_owned()),
         ];
         render::print(&format!("\n{}\n{sentence}\n{}", render::table(&rows), render::facts(&files)))
     }
