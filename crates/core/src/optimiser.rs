@@ -12,7 +12,7 @@ pub struct At<'a> {
     /// The schedule's multiplier. Methods with a learning rate multiply it; methods without one consume it (nominal 1), since
     /// D-Adaptation's sums contain it.
     pub lr: f64,
-    /// A relative rate for each parameter, in their order (1 for most).
+    /// A relative rate for each parameter, in their order (1 for most, never 0: the host hands over those that move).
     pub scales: &'a [f64],
     /// What each parameter is for, in their order.
     pub roles: &'a [Role],

@@ -94,11 +94,7 @@ impl Optimiser for Adamw {
         let second = (1.0 - beta2.powf(k)).sqrt();
         let rates: Vec<f64> = at.scales.iter().map(|scale| self.lr * at.lr * scale).collect();
         let mut movement = Params::default();
-        for (((name, g), &scale), &rate) in grads.iter().zip(at.scales).zip(&rates) {
-            if scale == 0.0 {
-                movement.insert(name, g.zeros_like());
-                continue;
-            }
+        for ((name, g), &rate) in grads.iter().zip(&rates) {
             let g = g.elements();
             let m = slot(&state.m, name)? * beta1 + g.clone() * (1.0 - beta1);
             let v = slot(&state.v, name)? * beta2 + g.square() * (1.0 - beta2);

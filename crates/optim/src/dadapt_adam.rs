@@ -40,8 +40,7 @@ use serde::{Deserialize, Serialize};
 /// collapsed; with both, the two trained. `bias_correction = false` and `growth_rate = inf` give the package.
 ///
 /// A step with $\lVert s \rVert_1 = 0$, as with zero gradients from the start, does nothing and is not counted, as in the
-/// package. Decoupled weight decay takes the rate $\lambda_k$ without the relative rate $r$, again as there. A parameter with
-/// $r = 0$ is frozen: it enters no sum and is not moved. After a collapse the host restarts with a ceiling on $d$.
+/// package. Decoupled weight decay takes the rate $\lambda_k$ without the relative rate $r$, again as there. After a collapse the host restarts with a ceiling on $d$.
 ///
 /// # Example
 /// ```
@@ -136,10 +135,6 @@ impl Optimiser for DadaptAdam {
         let mut movement = Params::default();
         let (mut products, mut norms) = (vec![], vec![]);
         for ((name, g), &r) in grads.iter().zip(at.scales) {
-            if r == 0.0 {
-                movement.insert(name, g.zeros_like());
-                continue;
-            }
             let g = g.elements();
             let (s, v) = (slot(&state.s, name)?, slot(&state.v, name)?);
             products.push(wide(g.clone() * (s.clone() / (v.clone().sqrt() + eps))).sum() * r);
@@ -160,8 +155,7 @@ impl Optimiser for DadaptAdam {
         state.d_hat = state.numerator / ((1.0 - b) * norm);
         state.d = state.d.max(state.d_hat.min(state.d * self.growth_rate).min(state.ceiling));
         state.k += 1;
-        let decay_rates = at.scales.iter().map(|&r| if r == 0.0 { 0.0 } else { rate }).collect();
-        Ok(Step { movement, decay_rates })
+        Ok(Step { movement, decay_rates: vec![rate; grads.len()] })
     }
 
     fn log(&self, state: &DadaptAdamState) -> Vec<(&'static str, f64)> {

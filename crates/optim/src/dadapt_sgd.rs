@@ -116,9 +116,10 @@ impl Optimiser for DadaptSgd {
     }
 
     fn update(&self, grads: &Params, state: &mut DadaptSgdState, at: &At<'_>) -> Result<Step> {
-        let free = || grads.iter().zip(at.scales).filter(|&(_, &r)| r != 0.0);
         if state.first == 0.0 {
-            state.first = total(free().map(|((_, g), &r)| wide(g.elements()).square().sum() * r).collect()).sqrt();
+            state.first =
+                total(grads.iter().zip(at.scales).map(|((_, g), &r)| wide(g.elements()).square().sum() * r).collect())
+                    .sqrt();
         }
         let mut movement = grads.zeros_like();
         if state.first == 0.0 {
@@ -126,7 +127,7 @@ impl Optimiser for DadaptSgd {
         }
         let rate = state.d * at.lr / state.first;
         let (mut products, mut squares) = (vec![], vec![]);
-        for ((name, g), &r) in free() {
+        for ((name, g), &r) in grads.iter().zip(at.scales) {
             let (g, s, u) = (g.elements(), slot(&state.s, name)?, slot(&state.u, name)?);
             products.push(wide(g.clone() * s.clone()).sum() * r);
             let s = s + g * rate;

@@ -52,10 +52,50 @@ impl HostSettings {
 #[derive(Debug)]
 pub struct Host {
     settings: HostSettings,
-    roles: Vec<Role>,
-    scales: Vec<f64>,
+    plan: Plan,
     state: Box<dyn AnyState>,
     step: u64,
+}
+
+/// Which parameters move. Methods see these alone: a frozen one enters no sum and has no state.
+#[derive(Debug)]
+struct Plan {
+    /// For each parameter, whether it moves.
+    moves: Vec<bool>,
+    /// What those that move are for.
+    roles: Vec<Role>,
+    /// Their relative rates.
+    scales: Vec<f64>,
+}
+
+impl Plan {
+    fn new(settings: &HostSettings, params: &Params, roles: Vec<Role>) -> Result<Self> {
+        settings.check()?;
+        if roles.len() != params.len() {
+            let expected = format!("[{}], one for each parameter", params.len());
+            return Err(Error::Shape { what: "roles".to_owned(), expected, got: vec![roles.len()] });
+        }
+        let frozen = |name: &str| settings.frozen.iter().any(|pattern| matches(pattern, name));
+        let mut plan = Self { moves: vec![], roles: vec![], scales: vec![] };
+        for (name, role) in params.names().zip(roles) {
+            let scale = if frozen(name) { 0.0 } else { settings.scales.get(&role).copied().unwrap_or(1.0) };
+            plan.moves.push(scale != 0.0);
+            if scale != 0.0 {
+                plan.roles.push(role);
+                plan.scales.push(scale);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Those of a set that move.
+    fn live(&self, params: &Params) -> Params {
+        let mut live = Params::default();
+        for ((name, tensor), _) in params.iter().zip(&self.moves).filter(|(_, moves)| **moves) {
+            live.insert(name, tensor.clone());
+        }
+        live
+    }
 }
 
 impl Host {
@@ -77,27 +117,9 @@ impl Host {
         params: &Params,
         roles: Vec<Role>,
     ) -> Result<Self> {
-        Self::with_state(settings, params, roles, optimiser.start(params)?, 0)
-    }
-
-    fn with_state(
-        settings: HostSettings,
-        params: &Params,
-        roles: Vec<Role>,
-        state: Box<dyn AnyState>,
-        step: u64,
-    ) -> Result<Self> {
-        settings.check()?;
-        if roles.len() != params.len() {
-            let expected = format!("[{}], one for each parameter", params.len());
-            return Err(Error::Shape { what: "roles".to_owned(), expected, got: vec![roles.len()] });
-        }
-        let frozen = |name: &str| settings.frozen.iter().any(|pattern| matches(pattern, name));
-        let scale = |(name, role): (&str, &Role)| {
-            if frozen(name) { 0.0 } else { settings.scales.get(role).copied().unwrap_or(1.0) }
-        };
-        let scales = params.names().zip(&roles).map(scale).collect();
-        Ok(Self { settings, roles, scales, state, step })
+        let plan = Plan::new(&settings, params, roles)?;
+        let state = optimiser.start(&plan.live(params))?;
+        Ok(Self { settings, plan, state, step: 0 })
     }
 
     /// The parameters after one step. `multiplier` is the schedule's, `loss` the value before the step.
@@ -115,34 +137,31 @@ impl Host {
         self.check_shapes(params, grads)?;
         let step = self.step + 1;
         let broken = |what: &str| Error::Numeric { who: optimiser.card().name.to_owned(), step, what: what.to_owned() };
-        let squares = grads.iter().zip(&self.scales).filter(|&(_, &scale)| scale != 0.0);
-        let norm = total(squares.map(|((_, g), _)| wide(g.elements()).square().sum()).collect()).sqrt();
+        let (live, grads) = (self.plan.live(params), self.plan.live(grads));
+        let norm = total(grads.iter().map(|(_, g)| wide(g.elements()).square().sum()).collect()).sqrt();
         if !norm.is_finite() {
             return Err(broken("the gradient is not finite"));
         }
         let clip = self.settings.clip;
         let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
-        let grads = self.prepared(params, grads, shrink);
-        let at = At { params, lr: multiplier, scales: &self.scales, roles: &self.roles, loss, step };
+        let grads = self.prepared(&live, &grads, shrink);
+        let Plan { scales, roles, .. } = &self.plan;
+        let at = At { params: &live, lr: multiplier, scales, roles, loss, step };
         let mut state = self.state.boxed();
         let made = optimiser.step(&grads, state.as_mut(), &at)?;
-        if made.decay_rates.len() != params.len() {
-            let expected = format!("[{}], one for each parameter", params.len());
+        if made.decay_rates.len() != live.len() {
+            let expected = format!("[{}], one for each parameter that moves", live.len());
             let what = format!("rates of decay of `{}`", optimiser.card().name);
             return Err(Error::Shape { what, expected, got: vec![made.decay_rates.len()] });
         }
-        let mut next = Params::default();
-        for (((name, x), rate), index) in params.iter().zip(&made.decay_rates).zip(0..) {
+        let mut next = params.clone();
+        for (((name, x), rate), index) in live.iter().zip(&made.decay_rates).zip(0..) {
             let Some(movement) = made.movement.any(name) else {
                 return Err(Error::unknown("movement", name, made.movement.names()));
             };
             let decay = if self.settings.decoupled { self.decay(index) * rate } else { 0.0 };
-            let frozen = self.scales[index] == 0.0;
-            let moved = || {
-                let x = if decay == 0.0 { x.elements() } else { x.elements() * (1.0 - decay) };
-                AnyTensor::from_elements(x + movement.elements())
-            };
-            next.insert(name, if frozen { x.clone() } else { moved() });
+            let x = if decay == 0.0 { x.elements() } else { x.elements() * (1.0 - decay) };
+            next.insert(name, AnyTensor::from_elements(x + movement.elements()));
         }
         if !next.is_finite() {
             return Err(broken("the step leads to numbers that are not finite"));
@@ -153,8 +172,8 @@ impl Host {
     }
 
     fn check_shapes(&self, params: &Params, grads: &Params) -> Result<()> {
-        if params.len() != self.scales.len() {
-            let expected = format!("[{}], as at the start", self.scales.len());
+        if params.len() != self.plan.moves.len() {
+            let expected = format!("[{}], as at the start", self.plan.moves.len());
             return Err(Error::Shape { what: "parameters".to_owned(), expected, got: vec![params.len()] });
         }
         if grads.len() != params.len() {
@@ -170,10 +189,9 @@ impl Host {
         Ok(())
     }
 
-    /// The weight decay of one parameter.
+    /// The weight decay of one parameter that moves.
     fn decay(&self, index: usize) -> f64 {
-        let left_out = matches!(self.roles[index], Role::Norm | Role::Bias) || self.scales[index] == 0.0;
-        if left_out { 0.0 } else { self.settings.weight_decay }
+        if matches!(self.plan.roles[index], Role::Norm | Role::Bias) { 0.0 } else { self.settings.weight_decay }
     }
 
     /// Clipped gradients, of the decayed loss where the decay is coupled.
@@ -189,7 +207,11 @@ impl Host {
 
     /// The parameters to evaluate with: averages, where the method keeps them.
     pub fn evaluate(&self, optimiser: &dyn AnyOptimiser, params: &Params) -> Params {
-        optimiser.evaluate(params, self.state.as_ref())
+        let mut all = params.clone();
+        for (name, tensor) in optimiser.evaluate(&self.plan.live(params), self.state.as_ref()).iter() {
+            all.insert(name, tensor.clone());
+        }
+        all
     }
 
     /// Numbers of the method worth drawing, the rate it found for itself first.
@@ -202,7 +224,7 @@ impl Host {
     /// # Errors
     /// The method's own.
     pub fn restart(&mut self, optimiser: &dyn AnyOptimiser, params: &Params, share: f64) -> Result<bool> {
-        let fresh = optimiser.restart_from(params, self.state.as_ref(), share)?;
+        let fresh = optimiser.restart_from(&self.plan.live(params), self.state.as_ref(), share)?;
         Ok(fresh.map(|state| self.state = state).is_some())
     }
 
@@ -235,10 +257,12 @@ impl Host {
         let (tensors, _) = read_safetensors(&folder.join(TENSORS), &device)?;
         let mut reader = RecordReader { tensors, numbers };
         let other = |e: Error| Error::format(&file, format!("not a state of `{}` ({e})", optimiser.card().name));
+        let plan = Plan::new(&settings, &patch.params, roles(patch))?;
+        let live = plan.live(&patch.params);
         let step = reader.u64(STEP).map_err(other)?;
         let mut state = optimiser.restore(&mut reader).map_err(other)?;
         for slots in state.slots() {
-            for (name, x) in patch.params.iter() {
+            for (name, x) in live.iter() {
                 let found = slots.any(name).map(AnyTensor::shape);
                 if found.as_ref() != Some(&x.shape()) {
                     let what = format!("`{name}` has shape {:?} in the patch and {found:?} in the state", x.shape());
@@ -246,7 +270,7 @@ impl Host {
                 }
             }
         }
-        Self::with_state(settings, &patch.params, roles(patch), state, step)
+        Ok(Self { settings, plan, state, step })
     }
 }
 

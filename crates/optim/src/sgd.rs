@@ -81,11 +81,7 @@ impl Optimiser for Sgd {
     fn update(&self, grads: &Params, state: &mut SgdState, at: &At<'_>) -> Result<Step> {
         let rates: Vec<f64> = at.scales.iter().map(|scale| self.lr * at.lr * scale).collect();
         let mut movement = Params::default();
-        for (((name, g), &scale), &rate) in grads.iter().zip(at.scales).zip(&rates) {
-            if scale == 0.0 {
-                movement.insert(name, g.zeros_like());
-                continue;
-            }
+        for ((name, g), &rate) in grads.iter().zip(&rates) {
             let g = g.elements();
             let velocity = slot(&state.velocity, name)? * self.momentum + g.clone();
             let direction = if self.nesterov { velocity.clone() * self.momentum + g } else { velocity.clone() };
