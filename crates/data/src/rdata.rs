@@ -123,7 +123,9 @@ impl<'a> Stream<'a> {
         }
         let flags = self.int()?;
         let value = match flags & 0xff {
+            // Nothing.
             254 => Value::Null,
+            // A symbol met before, and one met for the first time.
             255 => {
                 let number = if flags >> 8 == 0 { self.int()? } else { flags >> 8 };
                 let symbol = usize::try_from(number).ok().and_then(|number| self.symbols.get(number.checked_sub(1)?));
@@ -134,15 +136,19 @@ impl<'a> Stream<'a> {
                 self.symbols.push(symbol.clone());
                 return Ok(Value::Symbol(symbol));
             }
+            // A pair list.
             2 => return self.pairs(flags, depth),
+            // Truth values and whole numbers.
             10 | 13 => {
                 let count = self.length(4)?;
                 Value::Numbers((0..count).map(|_| self.int()).collect::<Result<_, _>>()?)
             }
+            // Strings.
             16 => {
                 let count = self.length(8)?;
                 Value::Texts((0..count).map(|_| self.text()).collect::<Result<_, _>>()?)
             }
+            // A list.
             19 => {
                 let count = self.length(4)?;
                 let entries = (0..count).map(|_| Ok((String::new(), self.item(depth + 1)?)));
