@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout)] // the table is the result
 
-use acclimate_kernels::{attention, composed, gelu, gelu_tanh, layer_norm};
+use acclimate_kernels::{Visible, attention, composed, gelu, gelu_tanh, layer_norm, rms_norm, rotary, swiglu};
 use burn::tensor::{Device, Distribution, Tensor, activation};
 use std::hint::black_box;
 use std::time::Instant;
@@ -70,7 +70,7 @@ fn main() {
     let mask = |hidden: f32| {
         let mask: Vec<f32> =
             (0..batch * length).map(|i| if i % length < lengths[i / length] { 0.0 } else { hidden }).collect();
-        Tensor::<1>::from_floats(mask.as_slice(), &device).reshape([batch, length])
+        Visible::Keys(Tensor::<1>::from_floats(mask.as_slice(), &device).reshape([batch, length]))
     };
     for (name, hidden) in [("full", 0.0), ("padded −1e9", -1e9), ("padded −∞", f32::NEG_INFINITY)] {
         let mask = mask(hidden);
@@ -78,8 +78,8 @@ fn main() {
         compare_both(
             &format!("attention, {name}, against composed"),
             inputs,
-            |[q, k, v]| attention(q, k, v, mask.clone(), heads),
-            |[q, k, v]| composed::attention(q, k, v, mask.clone(), heads),
+            |[q, k, v]| attention(q, k, v, &mask, heads),
+            |[q, k, v]| composed::attention(q, k, v, &mask, heads),
         );
     }
 
@@ -88,8 +88,8 @@ fn main() {
     compare_both(
         "fused attention, padded −88, against full",
         [0; 3].map(|_| normal([batch, length, features])),
-        |[q, k, v]| attention(q, k, v, full.clone(), heads),
-        |[q, k, v]| attention(q, k, v, padded.clone(), heads),
+        |[q, k, v]| attention(q, k, v, &full, heads),
+        |[q, k, v]| attention(q, k, v, &padded, heads),
     );
 
     let (scale, shift) = (Tensor::<1>::ones([features], &device), Tensor::<1>::zeros([features], &device));
@@ -98,5 +98,39 @@ fn main() {
         [normal([batch, length, features])],
         |[x]| layer_norm(x, scale.clone(), shift.clone(), 1e-5),
         |[x]| composed::layer_norm(x, scale.clone(), shift.clone(), 1e-5),
+    );
+
+    // A decoder of width 576 with nine heads in three groups reads 512 words, as one text and as eight.
+    let (length, features, inner, heads, groups) = (512, 576, 1536, 9, 3);
+    for documents in [1, 8] {
+        let start = |at: usize| at / (length / documents) * (length / documents);
+        let runs = Visible::Runs((0..length).map(|at| [start(at) as u32, at as u32 + 1]).collect());
+        let keys = features / heads * groups;
+        compare_both(
+            &format!("attention from left to right, {documents} texts, against composed"),
+            [normal([1, length, features]), normal([1, length, keys]), normal([1, length, keys])],
+            |[q, k, v]| attention(q, k, v, &runs, heads),
+            |[q, k, v]| composed::attention(q, k, v, &runs, heads),
+        );
+    }
+    let scale = Tensor::<1>::ones([features], &device);
+    compare_both(
+        "rms_norm against composed",
+        [normal([1, length, features])],
+        |[x]| rms_norm(x, scale.clone(), 1e-5),
+        |[x]| composed::rms_norm(x, scale.clone(), 1e-5),
+    );
+    compare_both(
+        "swiglu against composed",
+        [0; 2].map(|_| normal([1, length, inner])),
+        |[gate, up]| swiglu(gate, up),
+        |[gate, up]| composed::swiglu(gate, up),
+    );
+    let (cos, sin) = (normal([1, length, features / heads / 2]).cos(), normal([1, length, features / heads / 2]).sin());
+    compare_both(
+        "rotary against composed",
+        [normal([1, length, features])],
+        |[x]| rotary(x, cos.clone(), sin.clone(), heads),
+        |[x]| composed::rotary(x, cos.clone(), sin.clone(), heads),
     );
 }

@@ -6,6 +6,7 @@ use crate::simd::{Level, exp, flush, fold, mul_add, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Scores a task holds at a time: small enough for the second-level cache.
 const SCORES: usize = 32_768;
@@ -14,64 +15,79 @@ const SCORES: usize = 32_768;
 /// from the subnormal numbers.
 const LEAST: f32 = -50.0;
 
+/// Which keys the queries see.
+#[derive(Clone, Debug)]
+pub(crate) enum Sight {
+    /// Numbers added to the scores, `[batch, keys]`.
+    Mask(FlexTensor),
+    /// One run of keys for each query of each row.
+    Runs(Arc<[[u32; 2]]>),
+}
+
 /// The inputs, and what follows from their shapes.
-struct Problem {
+struct Problem<'a> {
     level: Level,
     batch: usize,
     queries: usize,
     keys: usize,
     heads: usize,
-    features: usize,
+    /// Heads of keys and values; each serves a group of the queries' heads.
+    groups: usize,
     width: usize,
-    /// Queries handled at a time.
-    block: usize,
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
-    mask: FlexTensor,
+    sight: &'a Sight,
+    /// Blocks of queries of each row of the batch.
+    blocks: Vec<Vec<Block>>,
 }
 
-/// What one task works on: slices that start at its head.
-struct Head<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    mask: &'a [f32],
-    /// Where the head starts in the queries' and the keys' tensors.
-    query_start: usize,
-    key_start: usize,
+/// Queries handled at a time, and the keys that any of them sees.
+#[derive(Clone, Copy)]
+struct Block {
+    first: usize,
+    count: usize,
+    key: usize,
+    keys: usize,
 }
 
-impl Problem {
-    fn new(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, mask: &FlexTensor, heads: usize) -> Self {
-        let [q, k, v, mask] = [q, k, v, mask].map(FlexTensor::to_contiguous);
-        let ([batch, queries, features], keys) = (dims(&q), dims(&k)[1]);
-        let block = (SCORES / keys.max(1)).max(16).min(queries);
+impl<'a> Problem<'a> {
+    fn new(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &'a Sight, heads: usize) -> Self {
+        let [q, k, v] = [q, k, v].map(FlexTensor::to_contiguous);
+        let ([batch, queries, features], [_, keys, key_features]) = (dims(&q), dims(&k));
         let width = features / heads;
-        Self { level: Level::best(), batch, queries, keys, heads, features, width, block, q, k, v, mask }
+        let groups = if width == 0 { heads } else { key_features / width };
+        let most = (SCORES / keys.max(1)).max(16).min(queries);
+        let blocks = (0..batch).map(|row| match sight {
+            Sight::Mask(_) => (0..queries)
+                .step_by(most.max(1))
+                .map(|first| Block { first, count: most.min(queries - first), key: 0, keys })
+                .collect(),
+            Sight::Runs(runs) => blocks(&runs[row * queries..][..queries], most),
+        });
+        let blocks = blocks.collect();
+        Self { level: Level::best(), batch, queries, keys, heads, groups, width, q, k, v, sight, blocks }
     }
 
     fn is_empty(&self) -> bool {
-        self.batch * self.queries * self.keys * self.features == 0
+        self.batch * self.queries * self.keys * self.width * self.heads == 0
     }
 
-    fn head(&self, task: usize) -> Head<'_> {
-        let (row, head) = (task / self.heads, task % self.heads);
-        let query_start = row * self.queries * self.features + head * self.width;
-        let key_start = row * self.keys * self.features + head * self.width;
-        Head {
-            q: &self.q.storage::<f32>()[query_start..],
-            k: &self.k.storage::<f32>()[key_start..],
-            v: &self.v.storage::<f32>()[key_start..],
-            mask: &self.mask.storage::<f32>()[row * self.keys..][..self.keys],
-            query_start,
-            key_start,
-        }
+    /// Numbers from a query to the next, and from a key to the next.
+    fn strides(&self) -> [usize; 2] {
+        [self.heads * self.width, self.groups * self.width]
     }
 
-    /// First query and number of queries of each block.
-    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.queries).step_by(self.block).map(|first| (first, self.block.min(self.queries - first)))
+    /// Where a head of a row starts among the queries, and its group among the keys.
+    fn starts(&self, row: usize, head: usize) -> [usize; 2] {
+        let [queries, keys] = self.strides();
+        let group = head / (self.heads / self.groups);
+        [row * self.queries * queries + head * self.width, row * self.keys * keys + group * self.width]
+    }
+
+    /// Room for the scores of the largest block.
+    fn scratch(&self) -> Vec<f32> {
+        vec![0.0; self.blocks.iter().flatten().map(|block| block.count * block.keys).max().unwrap_or(0)]
     }
 
     /// `1/√width`.
@@ -79,52 +95,103 @@ impl Problem {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// The weights of `count` queries from `first` on, `[count, keys]`.
-    fn weights(&self, head: &Head<'_>, first: usize, count: usize, out: &mut [f32]) {
-        let (row, q) = ([self.features, 1], &head.q[first * self.features..]);
-        let columns = [1, self.features];
-        product([count, self.keys, self.width], self.scale(), (q, row), (head.k, columns), (out, [self.keys, 1]));
-        softmax_rows(self.level, out, head.mask);
+    /// The weights of a block's queries, `[count, keys]`.
+    fn weights(&self, row: usize, head: usize, block: Block, out: &mut [f32]) {
+        let ([query_stride, key_stride], [query_start, key_start]) = (self.strides(), self.starts(row, head));
+        let q = &self.q.storage::<f32>()[query_start + block.first * query_stride..];
+        let k = &self.k.storage::<f32>()[key_start + block.key * key_stride..];
+        let sizes = [block.count, block.keys, self.width];
+        product(sizes, self.scale(), (q, [query_stride, 1]), (k, [1, key_stride]), (out, [block.keys, 1]));
+        match self.sight {
+            Sight::Mask(mask) => softmax_rows(self.level, out, &mask.storage::<f32>()[row * self.keys..][..self.keys]),
+            Sight::Runs(runs) => {
+                let runs = &runs[row * self.queries + block.first..][..block.count];
+                softmax_runs(self.level, out, block.keys, runs, block.key);
+            }
+        }
     }
 
     /// Replaces subnormal numbers by zero in the columns of one head.
     ///
     /// # Safety
-    /// `rows` rows from `start` on must be written, and no other task may use these columns.
-    unsafe fn flush_head(&self, out: Shared, start: usize, rows: usize) {
+    /// `rows` rows from `start` on, `stride` numbers apart, must be written, and no other task may use these columns.
+    unsafe fn flush_head(&self, out: Shared, start: usize, rows: usize, stride: usize) {
         for row in 0..rows {
             // SAFETY: by the caller's promise.
-            let values = unsafe { std::slice::from_raw_parts_mut(out.at(start + row * self.features), self.width) };
+            let values = unsafe { std::slice::from_raw_parts_mut(out.at(start + row * stride), self.width) };
             flush(self.level, values);
+        }
+    }
+
+    /// Writes zeros into the columns of one head.
+    ///
+    /// # Safety
+    /// The rows must lie within the output, and no other task may use these columns.
+    unsafe fn clear_head(&self, out: Shared, start: usize, rows: usize, stride: usize) {
+        for row in 0..rows {
+            // SAFETY: by the caller's promise; zero bytes are the number zero.
+            unsafe { out.at(start + row * stride).write_bytes(0, self.width) };
         }
     }
 }
 
+/// Cuts queries into blocks of at most `most` that look at one stretch of keys: one document, or a part of it.
+fn blocks(runs: &[[u32; 2]], most: usize) -> Vec<Block> {
+    let mut blocks: Vec<Block> = vec![];
+    for (at, &[first, end]) in runs.iter().enumerate() {
+        let (key, keys) = (first as usize, end.saturating_sub(first) as usize);
+        match blocks.last_mut() {
+            Some(block) if block.count < most && block.keys > 0 && keys > 0 && block.key == key => {
+                block.count += 1;
+                block.keys = block.keys.max(keys);
+            }
+            _ => blocks.push(Block { first: at, count: 1, key, keys }),
+        }
+    }
+    blocks
+}
+
 /// `softmax(q·kᵀ/√width + mask)·v` per head.
-pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, mask: &FlexTensor, heads: usize) -> FlexTensor {
-    let problem = Problem::new(q, k, v, mask, heads);
+pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Sight, heads: usize) -> FlexTensor {
+    let mask;
+    let sight = match sight {
+        Sight::Mask(given) => {
+            mask = Sight::Mask(given.to_contiguous());
+            &mask
+        }
+        Sight::Runs(_) => sight,
+    };
+    let problem = Problem::new(q, k, v, sight, heads);
     let shape = problem.q.layout().shape().clone();
     if problem.is_empty() {
         return FlexTensor::zeros(shape, DType::F32);
     }
     let mut out = Output::new(shape);
     let shared = out.shared();
-    let (keys, width, row) = (problem.keys, problem.width, [problem.features, 1]);
+    let (width, [query_stride, key_stride]) = (problem.width, problem.strides());
     (0..problem.batch * heads).into_par_iter().for_each_init(
-        || vec![0.0; problem.block * keys],
+        || problem.scratch(),
         |weights, task| {
-            let head = problem.head(task);
-            for (first, count) in problem.blocks() {
+            let (row, head) = (task / heads, task % heads);
+            let [query_start, key_start] = problem.starts(row, head);
+            for &block in &problem.blocks[row] {
+                let (at, Block { count, keys, .. }) = (query_start + block.first * query_stride, block);
+                if keys == 0 {
+                    // SAFETY: the columns of this head in this row of the batch belong to this task alone and lie within the output.
+                    unsafe { problem.clear_head(shared, at, count, query_stride) };
+                    continue;
+                }
                 let weights = &mut weights[..count * keys];
-                problem.weights(&head, first, count, weights);
-                // SAFETY: the columns of this head in this row of the batch belong to this task alone and lie within the output.
+                problem.weights(row, head, block, weights);
+                let v = &problem.v.storage::<f32>()[key_start + block.key * key_stride..];
+                // SAFETY: as above.
                 unsafe {
-                    let at = shared.at(head.query_start + first * problem.features);
-                    product_into([count, width, keys], 1.0, (weights, [keys, 1]), (head.v, row), (at, row), false);
+                    let to = (shared.at(at), [query_stride, 1]);
+                    product_into([count, width, keys], 1.0, (weights, [keys, 1]), (v, [key_stride, 1]), to, false);
                 }
             }
             // SAFETY: the loop wrote every query's row of this head.
-            unsafe { problem.flush_head(shared, head.query_start, problem.queries) };
+            unsafe { problem.flush_head(shared, query_start, problem.queries, query_stride) };
         },
     );
     // SAFETY: each task wrote the columns of its head for all queries; together they are the whole tensor.
@@ -134,12 +201,20 @@ pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, mask: &Fle
 /// The gradients of `q`, `k` and `v`, those `needed`.
 pub(crate) fn backward(
     [q, k, v]: [&FlexTensor; 3],
-    mask: &FlexTensor,
+    sight: &Sight,
     gradient: &FlexTensor,
     heads: usize,
     needed: [bool; 3],
 ) -> [Option<FlexTensor>; 3] {
-    let problem = Problem::new(q, k, v, mask, heads);
+    let mask;
+    let sight = match sight {
+        Sight::Mask(given) => {
+            mask = Sight::Mask(given.to_contiguous());
+            &mask
+        }
+        Sight::Runs(_) => sight,
+    };
+    let problem = Problem::new(q, k, v, sight, heads);
     let shapes: [Shape; 3] = [&problem.q, &problem.k, &problem.v].map(|x| x.layout().shape().clone());
     if problem.is_empty() {
         let mut needed = needed.into_iter();
@@ -150,60 +225,74 @@ pub(crate) fn backward(
     let mut flags = needed.into_iter();
     let mut outputs = shapes.map(|shape| flags.next()?.then(|| Output::new(shape)));
     let [dq, dk, dv] = outputs.each_mut().map(|out| out.as_mut().map(Output::shared));
-    let (keys, width, features, scale) = (problem.keys, problem.width, problem.features, problem.scale());
-    let (row, column) = ([features, 1], [1, features]);
-    let scratch = || [(); 2].map(|()| vec![0.0; problem.block * keys]);
-    (0..problem.batch * heads).into_par_iter().for_each_init(scratch, |[weights, slopes], task| {
-        let head = problem.head(task);
-        for (first, count) in problem.blocks() {
-            let (weights, slopes) = (&mut weights[..count * keys], &mut slopes[..count * keys]);
-            let (start, more) = (head.query_start + first * features, first > 0);
-            let gradient = &gradient[start..];
-            problem.weights(&head, first, count, weights);
-            if let Some(dv) = dv {
-                // SAFETY: the columns of this head in this row of the batch belong to this task alone and lie within the output;
-                // the first block writes them, later ones add.
-                unsafe {
-                    let at = dv.at(head.key_start);
-                    product_into([keys, width, count], 1.0, (weights, [1, keys]), (gradient, row), (at, row), more);
+    let (width, scale, [query_stride, key_stride]) = (problem.width, problem.scale(), problem.strides());
+    let per_group = heads / problem.groups;
+    let (query_row, key_row) = ([query_stride, 1], [key_stride, 1]);
+    let scratch = || [(); 2].map(|()| problem.scratch());
+    // A task has all heads of a group: their keys and values are its own.
+    (0..problem.batch * problem.groups).into_par_iter().for_each_init(scratch, |[weights, slopes], task| {
+        let (row, group) = (task / problem.groups, task % problem.groups);
+        let [_, key_start] = problem.starts(row, group * per_group);
+        for out in [dk, dv].into_iter().flatten() {
+            // SAFETY: the columns of this group in this row of the batch belong to this task alone and lie within the output.
+            unsafe { problem.clear_head(out, key_start, problem.keys, key_stride) };
+        }
+        for head in group * per_group..(group + 1) * per_group {
+            let [query_start, _] = problem.starts(row, head);
+            for &block in &problem.blocks[row] {
+                let (start, Block { count, keys, .. }) = (query_start + block.first * query_stride, block);
+                if keys == 0 {
+                    if let Some(dq) = dq {
+                        // SAFETY: the columns of this head in this row of the batch belong to this task alone.
+                        unsafe { problem.clear_head(dq, start, count, query_stride) };
+                    }
+                    continue;
+                }
+                let (weights, slopes) = (&mut weights[..count * keys], &mut slopes[..count * keys]);
+                let (gradient, from) = (&gradient[start..], key_start + block.key * key_stride);
+                problem.weights(row, head, block, weights);
+                if let Some(dv) = dv {
+                    // SAFETY: as above; the columns were cleared, and every block adds.
+                    unsafe {
+                        let to = (dv.at(from), key_row);
+                        product_into([keys, width, count], 1.0, (weights, [1, keys]), (gradient, query_row), to, true);
+                    }
+                }
+                if dq.is_none() && dk.is_none() {
+                    continue;
+                }
+                let v = &problem.v.storage::<f32>()[from..];
+                let sizes = [count, keys, width];
+                product(sizes, 1.0, (gradient, query_row), (v, [1, key_stride]), (slopes, [keys, 1]));
+                softmax_rows_backward(problem.level, weights, slopes, keys);
+                if let Some(dq) = dq {
+                    let k = &problem.k.storage::<f32>()[from..];
+                    // SAFETY: as above; each block writes other queries.
+                    unsafe {
+                        let to = (dq.at(start), query_row);
+                        product_into([count, width, keys], scale, (slopes, [keys, 1]), (k, key_row), to, false);
+                    }
+                }
+                if let Some(dk) = dk {
+                    let q = &problem.q.storage::<f32>()[start..];
+                    // SAFETY: as for `dv`.
+                    unsafe {
+                        let to = (dk.at(from), key_row);
+                        product_into([keys, width, count], scale, (slopes, [1, keys]), (q, query_row), to, true);
+                    }
                 }
             }
-            if dq.is_none() && dk.is_none() {
-                continue;
-            }
-            product([count, keys, width], 1.0, (gradient, row), (head.v, column), (slopes, [keys, 1]));
-            softmax_rows_backward(problem.level, weights, slopes, keys);
             if let Some(dq) = dq {
-                // SAFETY: as above; each block writes other queries.
-                unsafe {
-                    product_into(
-                        [count, width, keys],
-                        scale,
-                        (slopes, [keys, 1]),
-                        (head.k, row),
-                        (dq.at(start), row),
-                        false,
-                    );
-                }
-            }
-            if let Some(dk) = dk {
-                let q = &head.q[first * features..];
-                // SAFETY: as for `dv`.
-                unsafe {
-                    let at = dk.at(head.key_start);
-                    product_into([keys, width, count], scale, (slopes, [1, keys]), (q, row), (at, row), more);
-                }
+                // SAFETY: the blocks wrote every query's row of this head.
+                unsafe { problem.flush_head(dq, query_start, problem.queries, query_stride) };
             }
         }
-        let parts = [(dq, head.query_start, problem.queries), (dk, head.key_start, keys), (dv, head.key_start, keys)];
-        for (out, start, rows) in parts {
-            if let Some(out) = out {
-                // SAFETY: the blocks wrote every row of this head.
-                unsafe { problem.flush_head(out, start, rows) };
-            }
+        for out in [dk, dv].into_iter().flatten() {
+            // SAFETY: every row of this group was cleared first.
+            unsafe { problem.flush_head(out, key_start, problem.keys, key_stride) };
         }
     });
-    // SAFETY: each task wrote the columns of its head for all rows; together they are the whole tensors.
+    // SAFETY: each task wrote the columns of its heads and its group for all rows; together they are the whole tensors.
     outputs.map(|out| out.map(|out| unsafe { out.finish() }))
 }
 
@@ -218,6 +307,10 @@ vectorised! {
     fn softmax_rows(rows: &mut [f32], mask: &[f32]) = softmax_rows_body
 }
 vectorised! {
+    /// Softmax of each row over its run of keys, the first of which is key number `first`; zero elsewhere.
+    fn softmax_runs(rows: &mut [f32], keys: usize, runs: &[[u32; 2]], first: usize) = softmax_runs_body
+}
+vectorised! {
     /// Turns gradients of weights into gradients of scores: `weight·(slope − Σ weight·slope)` over each row.
     fn softmax_rows_backward(weights: &[f32], slopes: &mut [f32], keys: usize) = softmax_rows_backward_body
 }
@@ -228,18 +321,33 @@ fn softmax_rows_body<const FMA: bool>(rows: &mut [f32], mask: &[f32]) {
         for (x, mask) in row.iter_mut().zip(mask) {
             *x += mask;
         }
-        let larger = |most: f32, [x]: [f32; 1]| if x > most { x } else { most };
-        let most = fold([&*row], f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
-        // In a row of −∞ alone every weight is zero; NaN among them stays.
-        let most = if most == f32::NEG_INFINITY { 0.0 } else { most };
-        for x in row.iter_mut() {
-            *x = exp::<FMA>(*x - most, LEAST);
-        }
-        let sum = total(fold([&*row], 0.0, |sum, [x]| sum + x));
-        let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-        for x in row.iter_mut() {
-            *x *= inverse;
-        }
+        softmax::<FMA>(row);
+    }
+}
+
+#[inline(always)]
+fn softmax_runs_body<const FMA: bool>(rows: &mut [f32], keys: usize, runs: &[[u32; 2]], first: usize) {
+    for (row, &[start, end]) in rows.chunks_exact_mut(keys).zip(runs) {
+        let (start, end) = (start as usize - first, end as usize - first);
+        row[..start].fill(0.0);
+        row[end..].fill(0.0);
+        softmax::<FMA>(&mut row[start..end]);
+    }
+}
+
+#[inline(always)]
+fn softmax<const FMA: bool>(row: &mut [f32]) {
+    let larger = |most: f32, [x]: [f32; 1]| if x > most { x } else { most };
+    let most = fold([&*row], f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
+    // In a row of −∞ alone every weight is zero; NaN among them stays.
+    let most = if most == f32::NEG_INFINITY { 0.0 } else { most };
+    for x in row.iter_mut() {
+        *x = exp::<FMA>(*x - most, LEAST);
+    }
+    let sum = total(fold([&*row], 0.0, |sum, [x]| sum + x));
+    let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+    for x in row.iter_mut() {
+        *x *= inverse;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The same functions composed of Burn operations: what runs on other devices and number types, and the reference in tests.
 
-use burn::tensor::{DType, Tensor};
+use crate::Visible;
+use burn::tensor::{DType, Tensor, TensorData, activation};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 /// [`gelu`](crate::gelu) from `erf`, so that its gradient is exact too (the stock gradient of some devices is approximate).
@@ -16,8 +17,8 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// [`attention`](crate::attention); keeps the scores for the backward pass.
-pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, mask: Tensor<2>, heads: usize) -> Tensor<3> {
-    let ([batch, queries, features], [_, keys, _]) = (q.dims(), k.dims());
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, visible: &Visible, heads: usize) -> Tensor<3> {
+    let ([batch, queries, features], [_, keys, key_features]) = (q.dims(), k.dims());
     if q.shape().num_elements() == 0 {
         return q;
     }
@@ -25,16 +26,60 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, mask: Tensor<2>, head
         return q.zeros_like();
     }
     let width = features / heads;
-    let split = |x: Tensor<3>, length: usize| x.reshape([batch, length, heads, width]).swap_dims(1, 2);
-    let scores = split(q, queries).matmul(split(k, keys).transpose()) / (width as f64).sqrt();
-    let scores = scores + mask.detach().reshape([batch, 1, 1, keys]);
+    let groups = key_features / width;
+    let q = q.reshape([batch, queries, heads, width]).swap_dims(1, 2);
+    // Each head of the keys for every head of its group.
+    let split = |x: Tensor<3>| -> Tensor<4> {
+        let each = x.reshape([batch, keys, groups, 1, width]).expand([batch, keys, groups, heads / groups, width]);
+        each.reshape([batch, keys, heads, width]).swap_dims(1, 2)
+    };
+    let mask = match visible {
+        Visible::Keys(mask) => mask.clone().detach().reshape([batch, 1, 1, keys]),
+        Visible::Runs(runs) => {
+            let seen = |run: &[u32; 2], key: usize| key >= run[0] as usize && key < run[1] as usize;
+            let add = |(run, key)| if seen(run, key) { 0f32 } else { f32::NEG_INFINITY };
+            let mask: Vec<f32> = runs.iter().flat_map(|run| (0..keys).map(move |key| add((run, key)))).collect();
+            let data = TensorData::new(mask, [batch, 1, queries, keys]);
+            Tensor::<4>::from_data(data, (&q.device(), DType::F32)).cast(q.dtype())
+        }
+    };
+    let scores = q.matmul(split(k).transpose()) / (width as f64).sqrt() + mask;
     // A finite bound below every useful score: a row of −∞ alone then has the sum zero instead of NaN.
     let least = if scores.dtype() == DType::F16 { -65_504.0 } else { f64::from(f32::MIN) };
     let most = scores.clone().detach().max_dim(3).clamp_min(least);
     let weights = (scores - most).exp();
     // The largest weight is 1 before division, so a sum below 1 is zero.
     let sum = weights.clone().sum_dim(3).clamp_min(0.5);
-    (weights / sum).matmul(split(v, keys)).swap_dims(1, 2).reshape([batch, queries, features])
+    (weights / sum).matmul(split(v)).swap_dims(1, 2).reshape([batch, queries, features])
+}
+
+/// [`rms_norm`](crate::rms_norm).
+pub fn rms_norm(x: Tensor<3>, scale: Tensor<1>, eps: f64) -> Tensor<3> {
+    let features = scale.dims()[0];
+    if x.shape().num_elements() == 0 {
+        return x;
+    }
+    let root = ((x.clone() * x.clone()).mean_dim(2) + eps).sqrt();
+    x / root * scale.reshape([1, 1, features])
+}
+
+/// [`swiglu`](crate::swiglu).
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    gate.clone() * activation::sigmoid(gate) * up
+}
+
+/// [`rotary`](crate::rotary).
+pub fn rotary(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [batch, length, features] = x.dims();
+    if x.shape().num_elements() == 0 {
+        return x;
+    }
+    let half = features / heads / 2;
+    let x = x.reshape([batch, length, heads, 2 * half]);
+    let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+    let [cos, sin] = [cos, sin].map(|x| x.detach().reshape([batch, length, 1, half]));
+    let halves = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+    Tensor::cat(halves, 3).reshape([batch, length, features])
 }
 
 /// [`layer_norm`](crate::layer_norm).

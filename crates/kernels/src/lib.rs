@@ -21,13 +21,16 @@ mod attention;
 pub mod composed;
 mod elementwise;
 mod extension;
+mod gate;
 mod memory;
 mod norm;
+mod rotary;
 mod simd;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
 use extension::Fused;
+use std::sync::Arc;
 
 /// Exact GELU, `x·Φ(x)` with Φ the normal distribution function, any shape. As in PyTorch −∞ gives NaN.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -45,37 +48,113 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as Fused>::fused_gelu_tanh(x.into_dispatch()))
 }
 
+/// Which keys a query sees.
+#[derive(Clone, Debug)]
+pub enum Visible {
+    /// Numbers added to every query's scores `q·k/√width`, `[batch, keys]`: 0 keeps a key, −∞ or a large negative number (−1e9) hides
+    /// it. They get no gradient.
+    Keys(Tensor<2>),
+    /// For each query one run of keys, the first and the one after the last; row after row, `batch × queries` runs. Reading from left
+    /// to right, documents beside each other and padding at either end are such runs. Keys outside the runs cost nothing.
+    Runs(Arc<[[u32; 2]]>),
+}
+
 /// Softmax attention of several heads; no scores are kept, the backward pass computes them again.
 ///
-/// - `q` `[batch, queries, heads·width]`; `k` and `v` `[batch, keys, heads·width]`, as the projections give them. Queries and keys
-///   may differ in number (prefix keys).
-/// - `mask` `[batch, keys]` is added to the scores `q·k/√width`: 0 keeps a key, −∞ or a large negative number (−1e9) hides it. It
-///   gets no gradient.
+/// - `q` `[batch, queries, heads·width]`; `k` and `v` `[batch, keys, groups·width]`, as the projections give them. Each of the `groups`
+///   heads of keys and values serves `heads/groups` heads of queries that stand beside each other. Queries and keys may differ in
+///   number (prefix keys, keys from before).
+/// - `visible` says which keys a query sees.
 ///
-/// Returns `[batch, queries, heads·width]`. A row whose keys are all hidden by −∞ gives zeros and zero gradients, where PyTorch
-/// gives NaN; hidden by finite numbers alone, its weights follow what rounding leaves of the scores. The processor kernel drops
-/// weights below e⁻⁵⁰ of the largest.
+/// Returns `[batch, queries, heads·width]`. A query that sees no key gives zeros and zero gradients, where PyTorch gives NaN; where all
+/// are hidden by finite numbers, its weights follow what rounding leaves of the scores. The processor kernel drops weights below e⁻⁵⁰
+/// of the largest.
 ///
 /// # Panics
-/// If the shapes do not fit each other or `heads` does not divide the features.
-pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, mask: Tensor<2>, heads: usize) -> Tensor<3> {
-    let ([batch, _, features], [_, keys, _]) = (q.dims(), k.dims());
+/// If the shapes do not fit each other, `heads` does not divide the features, or a run leads beyond the keys.
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, visible: &Visible, heads: usize) -> Tensor<3> {
+    let ([batch, queries, features], [_, keys, key_features]) = (q.dims(), k.dims());
     assert!(heads > 0 && features.is_multiple_of(heads), "{heads} heads do not divide {features} features");
-    assert_eq!(
-        k.dims(),
-        [batch, keys, features],
-        "keys must be [batch, keys, features] like the queries {:?}",
-        q.dims()
+    let width = (features / heads).max(1);
+    assert!(
+        key_features.is_multiple_of(width) && (features == 0 || heads.is_multiple_of((key_features / width).max(1))),
+        "{key_features} features of the keys are no heads of width {width} that divide {heads}"
     );
+    assert_eq!(k.dims(), [batch, keys, key_features], "keys must have the batch of the queries {:?}", q.dims());
     assert_eq!(v.dims(), k.dims(), "values must have the shape of the keys");
-    assert_eq!(mask.dims(), [batch, keys], "the mask must be [batch, keys]");
-    let all =
-        [(q.device(), q.dtype()), (k.device(), k.dtype()), (v.device(), v.dtype()), (mask.device(), mask.dtype())];
-    if !all.iter().all(|(device, kind)| has_kernels(device, *kind)) {
-        return composed::attention(q, k, v, mask, heads);
+    let like = |x: &Tensor<3>| has_kernels(&x.device(), x.dtype());
+    let mut fused = like(&q) && like(&k) && like(&v);
+    match visible {
+        Visible::Keys(mask) => {
+            assert_eq!(mask.dims(), [batch, keys], "the mask must be [batch, keys]");
+            fused &= has_kernels(&mask.device(), mask.dtype());
+        }
+        Visible::Runs(runs) => {
+            assert_eq!(runs.len(), batch * queries, "a run for each query of each row");
+            assert!(runs.iter().all(|run| run[1] as usize <= keys), "a run leads beyond {keys} keys");
+        }
     }
-    let (q, k, v, mask) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Fused>::fused_attention(q, k, v, mask, heads))
+    if !fused {
+        return composed::attention(q, k, v, visible, heads);
+    }
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(match visible {
+        Visible::Keys(mask) => <Dispatch as Fused>::fused_attention(q, k, v, mask.clone().into_dispatch(), heads),
+        Visible::Runs(runs) => <Dispatch as Fused>::fused_attention_runs(q, k, v, runs.clone(), heads),
+    })
+}
+
+/// A norm by the root of the mean square over the last axis, `x/√(mean(x²) + eps)·scale`.
+///
+/// `x` `[batch, length, features]`, `scale` `[features]`. Only the gradients of tracked inputs are computed.
+///
+/// # Panics
+/// If `scale` does not have as many numbers as `x` has features.
+pub fn rms_norm(x: Tensor<3>, scale: Tensor<1>, eps: f64) -> Tensor<3> {
+    let [_, _, features] = x.dims();
+    assert_eq!(scale.dims(), [features], "scale must have {features} numbers");
+    if ![(x.device(), x.dtype()), (scale.device(), scale.dtype())]
+        .iter()
+        .all(|(device, kind)| has_kernels(device, *kind))
+    {
+        return composed::rms_norm(x, scale, eps);
+    }
+    Tensor::from_dispatch(<Dispatch as Fused>::fused_rms_norm(x.into_dispatch(), scale.into_dispatch(), eps))
+}
+
+/// `gate·σ(gate)·up`, number by number, any shape.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    assert_eq!(gate.dims(), up.dims(), "a gate must have the shape of what it gates");
+    if ![(gate.device(), gate.dtype()), (up.device(), up.dtype())]
+        .iter()
+        .all(|(device, kind)| has_kernels(device, *kind))
+    {
+        return composed::swiglu(gate, up);
+    }
+    Tensor::from_dispatch(<Dispatch as Fused>::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Turns pairs of numbers by an angle of their position: of each head of `x` `[batch, length, heads·width]` the halves `(a, b)` become
+/// `(a·cos − b·sin, b·cos + a·sin)`. `cos` and `sin` are `[batch, length, width/2]` and get no gradient.
+///
+/// # Panics
+/// If the shapes do not fit each other.
+pub fn rotary(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [batch, length, features] = x.dims();
+    assert!(
+        heads > 0 && features.is_multiple_of(2 * heads),
+        "{heads} heads of pairs do not divide {features} features"
+    );
+    let angles = [batch, length, features / heads / 2];
+    assert_eq!((cos.dims(), sin.dims()), (angles, angles), "cosines and sines must be {angles:?}");
+    if ![&x, &cos, &sin].iter().all(|x| has_kernels(&x.device(), x.dtype())) {
+        return composed::rotary(x, cos, sin, heads);
+    }
+    let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Fused>::fused_rotary(x, cos, sin, heads))
 }
 
 /// Layer norm over the last axis, `(x − mean)/√(variance + eps)·scale + shift` with the biased variance.

@@ -1,4 +1,4 @@
-//! Layer norm on slices: rows of features.
+//! Norms on slices: rows of features.
 
 use crate::elementwise::CHUNK;
 use crate::memory::Output;
@@ -64,6 +64,57 @@ pub(crate) fn backward(
     [dx, needed[1].then(|| sum(0)), needed[2].then(|| sum(1))]
 }
 
+/// `x/√(mean(x²) + eps)·scale` over the last axis.
+pub(crate) fn rms_forward(x: &FlexTensor, scale: &FlexTensor, eps: f32) -> FlexTensor {
+    let [x, scale] = [x, scale].map(FlexTensor::to_contiguous);
+    let (level, features) = (Level::best(), scale.layout().num_elements().max(1));
+    let mut out = Output::new(x.layout().shape().clone());
+    let (input, scale) = (x.storage::<f32>(), scale.storage::<f32>());
+    let block = rows_per_task(features) * features;
+    let pairs = out.slots().par_chunks_mut(block).zip(input.par_chunks(block));
+    pairs.for_each(|(out, x)| rms_rows(level, x, scale, eps, out));
+    // SAFETY: the blocks cover all slots, and `rms_rows` writes one number for each input.
+    unsafe { out.finish() }
+}
+
+/// The gradients of `x` and scale, those `needed`.
+pub(crate) fn rms_backward(
+    x: &FlexTensor,
+    scale: &FlexTensor,
+    gradient: &FlexTensor,
+    eps: f32,
+    needed: [bool; 2],
+) -> [Option<FlexTensor>; 2] {
+    let [x, scale, gradient] = [x, scale, gradient].map(FlexTensor::to_contiguous);
+    let (level, features) = (Level::best(), scale.layout().num_elements());
+    let mut dx = needed[0].then(|| Output::new(x.layout().shape().clone()));
+    let (input, scale, gradient) = (x.storage::<f32>(), scale.storage::<f32>(), gradient.storage::<f32>());
+    let block = rows_per_task(features.max(1)) * features.max(1);
+    let slots: Vec<Option<&mut [MaybeUninit<f32>]>> = match &mut dx {
+        Some(dx) => dx.slots().chunks_mut(block).map(Some).collect(),
+        None => input.chunks(block).map(|_| None).collect(),
+    };
+    // One partial sum per block, added in order: the same result with any number of threads.
+    let parts = slots.into_par_iter().zip(input.par_chunks(block)).zip(gradient.par_chunks(block));
+    let partial: Vec<Vec<f32>> = parts
+        .map(|((dx, x), gradient)| {
+            let mut dscale = vec![0.0; if needed[1] { features } else { 0 }];
+            rms_rows_backward(level, x, scale, gradient, eps, dx, &mut dscale);
+            dscale
+        })
+        .collect();
+    let dscale = needed[1].then(|| {
+        let mut out = Output::new(Shape::new([features]));
+        for (i, slot) in out.slots().iter_mut().enumerate() {
+            slot.write(normal(partial.iter().map(|sums| f64::from(sums[i])).sum::<f64>() as f32));
+        }
+        // SAFETY: the loop wrote every slot.
+        unsafe { out.finish() }
+    });
+    // SAFETY: the blocks cover all slots, and `rms_rows_backward` writes one number for each input where `dx` is wanted.
+    [dx.map(|dx| unsafe { dx.finish() }), dscale]
+}
+
 /// Rows one task handles.
 fn rows_per_task(features: usize) -> usize {
     (CHUNK / features).max(1)
@@ -85,6 +136,64 @@ vectorised! {
         dscale: &mut [f32],
         dshift: &mut [f32],
     ) = norm_rows_backward_body
+}
+
+vectorised! {
+    /// Divides rows by the root of their mean square.
+    fn rms_rows(x: &[f32], scale: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) = rms_rows_body
+}
+vectorised! {
+    /// The gradient of such rows into `dx`; adds to `dscale` unless it is empty.
+    fn rms_rows_backward(
+        x: &[f32],
+        scale: &[f32],
+        gradient: &[f32],
+        eps: f32,
+        dx: Option<&mut [MaybeUninit<f32>]>,
+        dscale: &mut [f32],
+    ) = rms_rows_backward_body
+}
+
+/// `1/√(mean square + eps)` of a row.
+#[inline(always)]
+fn inverse_rms<const FMA: bool>(x: &[f32], eps: f32) -> f32 {
+    let square = |sum, [x]: [f32; 1]| mul_add::<FMA>(x, x, sum);
+    1.0 / (total(fold([x], 0.0, square)) / x.len() as f32 + eps).sqrt()
+}
+
+#[inline(always)]
+fn rms_rows_body<const FMA: bool>(x: &[f32], scale: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
+    for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+        let inverse = inverse_rms::<FMA>(x, eps);
+        for ((out, x), scale) in out.iter_mut().zip(x).zip(scale) {
+            out.write(normal(x * inverse * scale));
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_rows_backward_body<const FMA: bool>(
+    x: &[f32],
+    scale: &[f32],
+    gradient: &[f32],
+    eps: f32,
+    mut dx: Option<&mut [MaybeUninit<f32>]>,
+    dscale: &mut [f32],
+) {
+    let features = scale.len();
+    for (row, (x, gradient)) in x.chunks_exact(features).zip(gradient.chunks_exact(features)).enumerate() {
+        let inverse = inverse_rms::<FMA>(x, eps);
+        for ((sum, gradient), x) in dscale.iter_mut().zip(gradient).zip(x) {
+            *sum = mul_add::<FMA>(*gradient, x * inverse, *sum);
+        }
+        let Some(dx) = dx.as_deref_mut() else { continue };
+        let along = |sum, [gradient, scale, x]: [f32; 3]| mul_add::<FMA>(gradient * scale, x * inverse, sum);
+        let mean = total(fold([gradient, scale, x], 0.0, along)) / features as f32;
+        let dx = &mut dx[row * features..][..features];
+        for (((dx, x), gradient), scale) in dx.iter_mut().zip(x).zip(gradient).zip(scale) {
+            dx.write(normal(inverse * mul_add::<FMA>(x * inverse, -mean, gradient * scale)));
+        }
+    }
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a missing gradient or value is what these tests look for
 
-use acclimate_kernels::{attention, composed, gelu, gelu_tanh, layer_norm};
+use acclimate_kernels::{Visible, attention, composed, gelu, gelu_tanh, layer_norm, rms_norm, rotary, swiglu};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Numbers between −1 and 1 that look random, from a seed.
@@ -49,15 +49,15 @@ fn assert_close(name: &str, got: &[f64], wanted: &[f64], relative: f64) {
 type Outcome = (Vec<f64>, Vec<Option<Vec<f64>>>);
 
 fn attention_outcome(
-    f: fn(Tensor<3>, Tensor<3>, Tensor<3>, Tensor<2>, usize) -> Tensor<3>,
+    f: fn(Tensor<3>, Tensor<3>, Tensor<3>, &Visible, usize) -> Tensor<3>,
     [q, k, v]: [Tensor<3>; 3],
-    mask: Tensor<2>,
+    visible: Visible,
     heads: usize,
     which: [bool; 3],
 ) -> Outcome {
     let kind = q.dtype();
     let [q, k, v] = [(q, which[0]), (k, which[1]), (v, which[2])].map(|(x, on)| if on { tracked(x) } else { x });
-    let out = f(q.clone(), k.clone(), v.clone(), mask, heads);
+    let out = f(q.clone(), k.clone(), v.clone(), &visible, heads);
     let weight = random(out.dims(), 1.0, 99, kind);
     if which == [false; 3] {
         assert!(!out.is_autodiff(), "plain inputs must record nothing");
@@ -112,14 +112,14 @@ fn attention_inputs(
     size: f64,
     hidden: f64,
     kind: DType,
-) -> ([Tensor<3>; 3], Tensor<2>) {
+) -> ([Tensor<3>; 3], Visible) {
     let q = random([batch, queries, features], size, 1, kind);
     let [k, v] = [2, 3].map(|seed| random([batch, keys, features], size, seed, kind));
     // Row by row a longer tail is hidden, never all.
     let mask: Vec<f64> = (0..batch * keys)
         .map(|i| if i % keys >= keys.saturating_sub(i / keys * 3).max(1) { hidden } else { 0.0 })
         .collect();
-    ([q, k, v], tensor(&mask, [batch, keys], kind))
+    ([q, k, v], Visible::Keys(tensor(&mask, [batch, keys], kind)))
 }
 
 #[test]
@@ -214,7 +214,8 @@ fn attention_reads_strided_inputs_and_merges_views() {
         // One packed projection cut into keys and values.
         let packed = random([2, 11, 48], 1.0, 2, kind);
         let (k, v) = (packed.clone().narrow(2, 0, 24), packed.narrow(2, 24, 24));
-        attention_outcome(attention, [q, k, v], random([2, 11], 1.0, 4, kind), 3, [true; 3])
+        let mask = Visible::Keys(random([2, 11], 1.0, 4, kind));
+        attention_outcome(attention, [q, k, v], mask, 3, [true; 3])
     };
     assert_outcomes("strided", &turned(DType::F32), &turned(DType::F64), 1e-5);
 }
@@ -223,7 +224,7 @@ fn attention_reads_strided_inputs_and_merges_views() {
 fn a_wholly_hidden_row_gives_zeros_and_nan_stays() {
     for kind in [DType::F32, DType::F64] {
         let ([q, k, v], _) = attention_inputs([2, 3, 4, 8], 1.0, 0.0, kind);
-        let mask = tensor(&[vec![f64::NEG_INFINITY; 4], vec![0.0; 4]].concat(), [2, 4], kind);
+        let mask = Visible::Keys(tensor(&[vec![f64::NEG_INFINITY; 4], vec![0.0; 4]].concat(), [2, 4], kind));
         let (out, grads) = attention_outcome(attention, [q.clone(), k.clone(), v.clone()], mask, 2, [true; 3]);
         assert!(out[..24].iter().all(|x| *x == 0.0) && out[24..].iter().all(|x| x.is_finite() && *x != 0.0));
         for grads in grads.iter().flatten() {
@@ -231,11 +232,11 @@ fn a_wholly_hidden_row_gives_zeros_and_nan_stays() {
             assert!(grads[..half].iter().all(|x| *x == 0.0) && grads[half..].iter().all(|x| x.is_finite()));
         }
         // Hidden by finite numbers alone: finite, and weights that sum to one.
-        let mask = Tensor::full([2, 4], -1e9, (&Device::flex(), kind));
+        let mask = Visible::Keys(Tensor::full([2, 4], -1e9, (&Device::flex(), kind)));
         let ones = v.ones_like();
         let (out, _) = attention_outcome(attention, [q.clone(), k.clone(), ones], mask, 2, [true; 3]);
         assert!(out.iter().all(|x| (x - 1.0).abs() < 1e-6));
-        let mask = tensor(&[f64::NAN; 8], [2, 4], kind);
+        let mask = Visible::Keys(tensor(&[f64::NAN; 8], [2, 4], kind));
         assert!(attention_outcome(attention, [q, k, v], mask, 2, [true; 3]).0.iter().all(|x| x.is_nan()));
     }
 }
@@ -319,7 +320,7 @@ fn composed_gradients_agree_with_differences() {
                 let mut inputs = inputs.clone();
                 inputs[which] = shifted(&inputs[which], at, by);
                 let [q, k, v] = inputs;
-                objective(composed::attention(q, k, v, mask.clone(), 2))
+                objective(composed::attention(q, k, v, &mask, 2))
             };
             let slope = (run(step) - run(-step)) / (2.0 * step);
             assert!((slope - wanted).abs() < 1e-7, "attention {which}[{at}]: {slope}, not {wanted}");
@@ -334,6 +335,8 @@ fn composed_gradients_agree_with_differences() {
                 as Box<dyn Fn(Tensor<3>) -> Tensor<3>>,
         ),
         ("gelu", Box::new(composed::gelu)),
+        ("rms_norm", Box::new(|x| composed::rms_norm(x, scale.clone(), 1e-5))),
+        ("swiglu", Box::new(|x: Tensor<3>| composed::swiglu(x.clone() + 0.3, x * 0.7))),
         ("gelu_tanh", Box::new(composed::gelu_tanh)),
     ] {
         let leaf = tracked(x.clone());
@@ -362,7 +365,7 @@ fn a_tracked_input_beside_an_untracked_autodiff_one() {
     let run = |kind| {
         let ([q, k, v], mask) = attention_inputs([2, 5, 6, 8], 1.0, -1e9, kind);
         let (q, k) = (tracked(q), k.autodiff());
-        let out = attention(q.clone(), k.clone(), v, mask, 2);
+        let out = attention(q.clone(), k.clone(), v, &mask, 2);
         let grads = (out.clone() * out.clone()).sum().backward();
         assert!(k.grad(&grads).is_none());
         (values(out), vec![Some(values(q.grad(&grads).unwrap()))])
@@ -376,11 +379,151 @@ fn gradients_are_the_same_under_checkpointing() {
     let device = Device::flex().autodiff();
     let run = |device: &Device| {
         let x = Tensor::<3>::from_data(random([2, 9, 24], 2.0, 1, DType::F32).into_data(), device).require_grad();
-        let (scale, mask) = (Tensor::ones([24], &Device::flex()), Tensor::zeros([2, 9], &Device::flex()));
+        let (scale, mask) =
+            (Tensor::ones([24], &Device::flex()), Visible::Keys(Tensor::zeros([2, 9], &Device::flex())));
         let y = layer_norm(gelu(x.clone() * 2.0) + 1.0, scale, Tensor::zeros([24], &Device::flex()), 1e-5);
-        let out = attention(y.clone() * 3.0, y.clone(), y, mask, 2);
+        let out = attention(y.clone() * 3.0, y.clone(), y, &mask, 2);
         let grads = (out.clone() * out.clone() * out.clone()).sum().backward();
         (values(out), vec![Some(values(x.grad(&grads).unwrap()))])
     };
     assert_outcomes("checkpointing", &run(&device.clone().gradient_checkpointing()), &run(&device), 1e-6);
+}
+
+/// Queries, keys and values with fewer heads of keys, and runs of several kinds: causal over what was read before, documents beside
+/// each other, padding in front, none at all.
+fn reading(heads: usize, groups: usize, kind: DType) -> Vec<(&'static str, [Tensor<3>; 3], Visible)> {
+    let width = 8;
+    let inputs = |[batch, queries, keys]: [usize; 3]| {
+        let q = random([batch, queries, heads * width], 2.0, 1, kind);
+        let [k, v] = [2, 3].map(|seed| random([batch, keys, groups * width], 2.0, seed, kind));
+        [q, k, v]
+    };
+    let runs = |[batch, queries, _]: [usize; 3], run: &dyn Fn(usize, usize) -> [usize; 2]| {
+        let all = (0..batch).flat_map(|row| (0..queries).map(move |query| (row, query)));
+        Visible::Runs(all.map(|(row, query)| run(row, query).map(|at| at as u32)).collect())
+    };
+    let case =
+        |name, sizes: [usize; 3], run: &dyn Fn(usize, usize) -> [usize; 2]| (name, inputs(sizes), runs(sizes, run));
+    let starts = [0, 0, 0, 3, 3, 5, 5, 5, 5, 5, 5, 11];
+    vec![
+        case("causal", [2, 150, 150], &|_, query| [0, query + 1]),
+        case("one after many", [2, 1, 70], &|_, _| [0, 70]),
+        case("some after many", [1, 5, 40], &|_, query| [0, 36 + query]),
+        case("documents", [1, 12, 12], &|_, query| [starts[query], query + 1]),
+        case("padding in front", [3, 20, 20], &|row, query| [(4 * row).min(query + 1), query + 1]),
+        case("windows", [1, 30, 30], &|_, query| [query.saturating_sub(4), query + 1]),
+        case("none", [1, 3, 6], &|_, _| [2, 2]),
+        case("unseen keys", [1, 4, 9], &|_, query| [3, 5 + query / 2]),
+    ]
+}
+
+#[test]
+fn runs_of_keys_and_groups_of_heads_agree_with_f64() {
+    for (heads, groups) in [(4, 4), (6, 2), (3, 1)] {
+        for ((name, inputs, visible), (_, wide, _)) in
+            reading(heads, groups, DType::F32).into_iter().zip(reading(heads, groups, DType::F64))
+        {
+            for which in [[true; 3], [true, false, false], [false, true, false], [false, false, true], [false; 3]] {
+                let run =
+                    |f, inputs: &[Tensor<3>; 3]| attention_outcome(f, inputs.clone(), visible.clone(), heads, which);
+                let name = format!("{name}, {heads} heads in {groups} groups, tracked {which:?}");
+                assert_outcomes(&name, &run(attention, &inputs), &run(composed::attention, &wide), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_that_no_query_sees_have_no_gradient_and_no_influence() {
+    for kind in [DType::F32, DType::F64] {
+        let (_, [q, k, v], visible) = reading(6, 2, kind).pop().unwrap();
+        let (out, grads) =
+            attention_outcome(attention, [q.clone(), k.clone(), v.clone()], visible.clone(), 6, [true; 3]);
+        for gradient in grads[1..].iter().flatten() {
+            let row = |key: usize| &gradient[key * 16..][..16];
+            assert!((0..9).all(|key| row(key).iter().all(|x| *x == 0.0) != (3..6).contains(&key)), "{gradient:?}");
+        }
+        let nan = Tensor::full([1, 3, 16], f64::NAN, (&Device::flex(), kind));
+        let broken = |x: Tensor<3>| Tensor::cat(vec![nan.clone(), x.narrow(1, 3, 6)], 1);
+        // A weight of zero does not hide a NaN from a product; keys outside every run are not in it.
+        if kind == DType::F32 {
+            assert_eq!(attention_outcome(attention, [q, broken(k), broken(v)], visible, 6, [false; 3]).0, out);
+        }
+    }
+}
+
+#[test]
+fn grouped_heads_share_keys_under_a_mask_too() {
+    let run = |f, kind| {
+        let q = random([2, 5, 48], 1.0, 1, kind);
+        let [k, v] = [2, 3].map(|seed| random([2, 7, 16], 1.0, seed, kind));
+        attention_outcome(f, [q, k, v], Visible::Keys(random([2, 7], 1.0, 4, kind)), 6, [true; 3])
+    };
+    assert_outcomes("mask", &run(attention, DType::F32), &run(composed::attention, DType::F64), 1e-5);
+}
+
+/// Result and gradients of a function of two inputs of one shape.
+fn pair_outcome(f: impl Fn(Tensor<3>, Tensor<3>) -> Tensor<3>, [x, y]: [Tensor<3>; 2], which: [bool; 2]) -> Outcome {
+    let [x, y] = [(x, which[0]), (y, which[1])].map(|(x, on)| if on { tracked(x) } else { x });
+    let out = f(x.clone(), y.clone());
+    if which == [false; 2] {
+        assert!(!out.is_autodiff(), "plain inputs must record nothing");
+        return (values(out), vec![None, None]);
+    }
+    let grads = (out.clone() * random(out.dims(), 1.0, 96, x.dtype())).sum().backward();
+    let of = |(x, on): (Tensor<3>, bool)| on.then(|| values(x.grad(&grads).unwrap()));
+    (values(out), [x, y].into_iter().zip(which).map(of).collect())
+}
+
+#[test]
+fn a_gate_agrees_with_f64_and_knows_extremes() {
+    for which in [[true; 2], [true, false], [false, true], [false; 2]] {
+        for size in [1.0, 30.0] {
+            let run = |kind| pair_outcome(swiglu, [1, 2].map(|seed| random([3, 70, 101], size, seed, kind)), which);
+            assert_outcomes(&format!("swiglu, {which:?}"), &run(DType::F32), &run(DType::F64), 1e-5);
+        }
+    }
+    let gate = tensor(&[-1e30, -100.0, -87.0, 0.0, 100.0, f64::NAN], [1, 1, 6], DType::F32);
+    let out = values(swiglu(gate.clone(), gate.ones_like()));
+    assert_eq!(out[..2], [0.0, 0.0]);
+    assert!(
+        out[2] <= 0.0 && !(out[2] as f32).is_subnormal() && out[3..5] == [0.0, 100.0] && out[5].is_nan(),
+        "{out:?}"
+    );
+    let none = || Tensor::<3>::zeros([0, 2, 3], &Device::flex());
+    assert!(values(swiglu(none(), none())).is_empty());
+}
+
+#[test]
+fn rotation_agrees_with_f64_and_turns_back() {
+    for [batch, length, heads, width] in [[1, 1, 1, 2], [2, 37, 3, 8], [1, 70, 9, 64], [0, 3, 2, 4], [2, 0, 2, 4]] {
+        let angles = |kind: DType| {
+            let angle = random([batch, length, width / 2], 3.0, 5, DType::F64);
+            [angle.clone().cos().cast(kind), angle.sin().cast(kind)]
+        };
+        let run = |kind| {
+            let [cos, sin] = angles(kind);
+            let x = random([batch, length, heads * width], 1.0, 6, kind);
+            let turn = |x, _| rotary(x, cos.clone(), sin.clone(), heads);
+            pair_outcome(turn, [x.clone(), x], [true, false])
+        };
+        assert_outcomes(&format!("rotary {length}"), &run(DType::F32), &run(DType::F64), 1e-6);
+        let ([cos, sin], x) = (angles(DType::F32), random([batch, length, heads * width], 1.0, 6, DType::F32));
+        let there = rotary(x.clone(), cos.clone(), sin.clone(), heads);
+        assert_close("there and back", &values(rotary(there, cos, -sin, heads)), &values(x), 1e-6);
+    }
+}
+
+#[test]
+fn rms_norm_agrees_with_f64() {
+    for [batch, length, features] in [[1, 1, 7], [2, 129, 33], [3, 5, 576], [1, 3, 20_000], [0, 4, 8], [2, 0, 8]] {
+        for which in [[true; 2], [true, false], [false, true], [false; 2]] {
+            let run = |kind| {
+                let x = random([batch, length, features], 2.0, 1, kind);
+                let scale = random([1, 1, features], 1.0, 2, kind);
+                pair_outcome(|x, scale| rms_norm(x, scale.reshape([features]), 1e-5), [x, scale], which)
+            };
+            assert_outcomes(&format!("{features} features, {which:?}"), &run(DType::F32), &run(DType::F64), 1e-5);
+        }
+    }
 }
