@@ -17,7 +17,7 @@ pub enum Golden {
 }
 
 /// The folders below `reference/` whose scripts write goldens.
-const FOLDERS: [&str; 4] = ["models", "optim", "peft", "tta"];
+const FOLDERS: [&str; 5] = ["kernels", "models", "optim", "peft", "tta"];
 
 /// The command that renews a method's golden numbers.
 pub fn remedy(method: &str) -> String {

@@ -4,8 +4,10 @@
 
 #![allow(clippy::print_stdout)] // the table is the result
 
-use acclimate_kernels::{Visible, attention, composed, gelu, gelu_tanh, layer_norm, rms_norm, rotary, swiglu};
-use burn::tensor::{Device, Distribution, Tensor, activation};
+use acclimate_kernels::{
+    Format, Matrix, Packed, Visible, attention, composed, gelu, gelu_tanh, layer_norm, rms_norm, rotary, swiglu,
+};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, activation};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -133,4 +135,58 @@ fn main() {
         |[x]| rotary(x, cos.clone(), sin.clone(), heads),
         |[x]| composed::rotary(x, cos.clone(), sin.clone(), heads),
     );
+    packed_matrices(&device);
+}
+
+/// A matrix of Q4_1 blocks with small factors.
+fn packed(dims: [usize; 2], device: &Device) -> Packed {
+    let format = Format::Q4_1;
+    let count = dims[0] * dims[1] / format.block() * format.bytes();
+    // Bytes 1 and 3 of a block hold the factors' exponents.
+    let byte = |i: usize| if matches!(i % 20, 1 | 3) { 0x1C } else { (i * i / 7) as u8 };
+    let bytes: Vec<u8> = (0..count).map(byte).collect();
+    Packed::new(format, dims, bytes.into(), device).expect("the bytes were counted")
+}
+
+/// The sizes of a small language model.
+fn packed_matrices(device: &Device) {
+    let normal = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
+    for (dims, rows) in [([1536, 576], 1), ([49_152, 576], 1), ([1536, 576], 4), ([1536, 576], 16), ([1536, 576], 512)]
+    {
+        let matrix = packed(dims, device);
+        let (matrix, dense, x) = (Matrix::from(matrix.clone()), Matrix::from(matrix.dense()), normal([rows, dims[1]]));
+        let name = format!("packed {dims:?}, {rows} rows, against dense");
+        let forward = |matrix: &Matrix| {
+            black_box(matrix.linear(x.clone(), None));
+        };
+        compare(&format!("{name}, forward"), || forward(&matrix), || forward(&dense));
+        let both = |matrix: &Matrix| {
+            let leaf = x.clone().autodiff().require_grad();
+            black_box(leaf.grad(&matrix.linear(leaf.clone(), None).sum().backward()));
+        };
+        compare(&format!("{name}, with backward"), || both(&matrix), || both(&dense));
+    }
+
+    let (rows, outputs) = (256, 49_152);
+    let matrix = packed([outputs, 576], device);
+    let (matrix, dense, x) = (Matrix::from(matrix.clone()), Matrix::from(matrix.dense()), normal([rows, 576]));
+    let ids: Vec<i64> = (0..rows).map(|i| (i * 191) as i64).collect();
+    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [rows]), device);
+    let composed = |x: Tensor<2>| {
+        let scores = activation::log_softmax(dense.linear(x, None), 1);
+        scores.gather(1, ids.clone().unsqueeze_dim(1)).squeeze_dim::<1>(1).neg()
+    };
+    for (kind, matrix) in [("packed", &matrix), ("dense", &dense)] {
+        let fused = |x: Tensor<2>| matrix.cross_entropy(x, ids.clone());
+        let forward = |f: &dyn Fn(Tensor<2>) -> Tensor<1>| {
+            black_box(f(x.clone()));
+        };
+        let name = format!("{kind} cross_entropy against composed");
+        compare(&format!("{name}, forward"), || forward(&fused), || forward(&composed));
+        let both = |f: &dyn Fn(Tensor<2>) -> Tensor<1>| {
+            let leaf = x.clone().autodiff().require_grad();
+            black_box(leaf.grad(&f(leaf.clone()).sum().backward()));
+        };
+        compare(&format!("{name}, with backward"), || both(&fused), || both(&composed));
+    }
 }

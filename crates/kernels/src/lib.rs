@@ -21,15 +21,20 @@ mod attention;
 pub mod composed;
 mod elementwise;
 mod extension;
+mod formats;
 mod gate;
 mod memory;
 mod norm;
+mod packed;
 mod rotary;
 mod simd;
+mod vocabulary;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
 use extension::Fused;
+pub use formats::Format;
+pub use packed::{Matrix, Packed};
 use std::sync::Arc;
 
 /// Exact GELU, `x·Φ(x)` with Φ the normal distribution function, any shape. As in PyTorch −∞ gives NaN.

@@ -23,7 +23,7 @@ impl Output {
 
     /// The slots as a pointer that tasks may share.
     pub(crate) fn shared(&mut self) -> Shared {
-        Shared(self.slots().as_mut_ptr().cast())
+        Shared::new(self.slots())
     }
 
     /// The finished tensor.
@@ -47,6 +47,11 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// The address of the first slot; the slots may be written while they are borrowed.
+    pub(crate) fn new(slots: &mut [MaybeUninit<f32>]) -> Self {
+        Self(slots.as_mut_ptr().cast())
+    }
+
     /// The address `offset` numbers further on.
     ///
     /// # Safety
