@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from golden import header, write
+from golden import header, tensor, write
 
 ROWS = 2
 generator = np.random.default_rng(0)
@@ -41,11 +41,10 @@ def case(name, data):
     numbers = dequantize(data, kind)
     assert np.isfinite(numbers).all()
     return {
-        "format": name,
-        "ggml": int(kind),
-        "dims": list(numbers.shape),
-        "bytes": data.tobytes().hex(),
-        "numbers": [float(x) for x in numbers.flatten()],
+        "name": name,
+        "config": {"ggml": int(kind)},
+        "inputs": {"bytes": data.tobytes().hex()},
+        "expected": {"numbers": tensor(numbers)},
     }
 
 

@@ -75,14 +75,15 @@ fn blocks_are_unpacked_as_by_the_gguf_package() {
     let cases = golden["cases"].as_array().unwrap();
     assert_eq!(cases.len(), Format::ALL.len());
     for (case, format) in cases.iter().zip(Format::ALL) {
-        assert_eq!(Format::from_ggml(case["ggml"].as_u64().unwrap() as u32), Some(format));
-        assert_eq!(case["format"], format.name());
-        let hex = case["bytes"].as_str().unwrap();
+        assert_eq!(Format::from_ggml(case["config"]["ggml"].as_u64().unwrap() as u32), Some(format));
+        assert_eq!(case["name"], format.name());
+        let hex = case["inputs"]["bytes"].as_str().unwrap();
         let bytes: Vec<u8> =
             (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
-        let dims: [usize; 2] = [0, 1].map(|i| case["dims"][i].as_u64().unwrap() as usize);
+        let numbers = &case["expected"]["numbers"];
+        let dims: [usize; 2] = [0, 1].map(|i| numbers["shape"][i].as_u64().unwrap() as usize);
         let wanted: Vec<u32> =
-            case["numbers"].as_array().unwrap().iter().map(|x| (x.as_f64().unwrap() as f32).to_bits()).collect();
+            numbers["data"].as_array().unwrap().iter().map(|x| (x.as_f64().unwrap() as f32).to_bits()).collect();
         let matrix = Packed::new(format, dims, bytes.into(), &Device::flex()).unwrap();
         let got = matrix.dense().into_data().try_into_vec::<f32>().unwrap();
         let got: Vec<u32> = got.into_iter().map(f32::to_bits).collect();
