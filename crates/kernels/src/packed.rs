@@ -173,7 +173,10 @@ impl Matrix {
             Self::Packed(matrix) if has_kernels(&x.device(), x.dtype()) => {
                 let out = <Dispatch as Frozen>::packed_linear(x.into_dispatch(), matrix.clone());
                 let out = Tensor::from_dispatch(out);
-                bias.map_or(out.clone(), |bias| out + bias.unsqueeze())
+                match bias {
+                    Some(bias) => out + bias.unsqueeze(),
+                    None => out,
+                }
             }
             Self::Packed(matrix) => {
                 let kind = x.dtype();
