@@ -56,7 +56,7 @@ impl<'a> Problem<'a> {
         let [q, k, v] = [q, k, v].map(FlexTensor::to_contiguous);
         let ([batch, queries, features], [_, keys, key_features]) = (dims(&q), dims(&k));
         let width = features / heads;
-        let groups = if width == 0 { heads } else { key_features / width };
+        let groups = key_features.checked_div(width).unwrap_or(heads);
         let most = (SCORES / keys.max(1)).max(16).min(queries);
         let blocks = (0..batch).map(|row| match sight {
             Sight::Mask(_) => (0..queries)

@@ -2,7 +2,8 @@
 //!
 //! Unpacking rounds as the `gguf` package does, operation by operation: no fused multiply-add here.
 
-use crate::simd::{fold, mul_add, total, vectorised};
+use crate::simd::{LANES, mul_add, total, vectorised};
+use std::hint::black_box;
 
 /// How numbers are stored: blocks of a row, as GGUF files have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,41 +136,66 @@ fn dots_body<const FMA: bool>(format: Format, bytes: &[u8], width: usize, x: &[f
             unpack_row(format, packed, numbers);
             for (x, sum) in x.chunks_exact(width).zip(sums.iter_mut()) {
                 let x = &x[i * SEGMENT..][..numbers.len()];
-                *sum += total(fold([numbers, x], 0.0, |sum, [a, b]| mul_add::<FMA>(a, b, sum)));
+                *sum += dot::<FMA>(numbers, x);
             }
         }
     }
 }
 
+/// `Σ a·b`.
+#[inline(always)]
+fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] = mul_add::<FMA>(a[i], b[i], sums[i]);
+        }
+    }
+    for ((a, b), sum) in a_rest.iter().zip(b_rest).zip(&mut sums) {
+        *sum = mul_add::<FMA>(*a, *b, *sum);
+    }
+    total(sums)
+}
+
 /// Unpacks whole blocks.
 #[inline(always)]
 fn unpack_row(format: Format, bytes: &[u8], out: &mut [f32]) {
+    // Not a function that takes another: the inner one might not be inlined, and would then be compiled without vectors.
+    macro_rules! blocks {
+        ($unpack:ident) => {
+            for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                // Hidden from the compiler, which otherwise makes vectors of one number from each of several blocks.
+                $unpack(black_box(block), out);
+            }
+        };
+    }
     match format {
-        Format::F16 => blocks(bytes, out, |x: &[u8; 2], out: &mut [f32; 1]| out[0] = half(x)),
-        Format::Bf16 => blocks(bytes, out, |x: &[u8; 2], out: &mut [f32; 1]| {
-            let x = u32::from(u16::from_le_bytes(*x)) << 16;
-            out[0] = f32::from_bits(if x & 0x7F80_0000 == 0 { x & 0x8000_0000 } else { x });
-        }),
-        Format::Q4_0 => blocks(bytes, out, q4_0),
-        Format::Q4_1 => blocks(bytes, out, q4_1),
-        Format::Q5_0 => blocks(bytes, out, q5_0),
-        Format::Q5_1 => blocks(bytes, out, q5_1),
-        Format::Q8_0 => blocks(bytes, out, q8_0),
-        Format::Q4K => blocks(bytes, out, q4k),
-        Format::Q5K => blocks(bytes, out, q5k),
-        Format::Q6K => blocks(bytes, out, q6k),
+        Format::F16 => f16(bytes, out),
+        Format::Bf16 => bf16(bytes, out),
+        Format::Q4_0 => blocks!(q4_0),
+        Format::Q4_1 => blocks!(q4_1),
+        Format::Q5_0 => blocks!(q5_0),
+        Format::Q5_1 => blocks!(q5_1),
+        Format::Q8_0 => blocks!(q8_0),
+        Format::Q4K => blocks!(q4k),
+        Format::Q5K => blocks!(q5k),
+        Format::Q6K => blocks!(q6k),
     }
 }
 
-/// Calls `f` with each block of bytes and its place among the numbers.
 #[inline(always)]
-fn blocks<const BYTES: usize, const NUMBERS: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    f: impl Fn(&[u8; BYTES], &mut [f32; NUMBERS]),
-) {
-    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        f(block, out);
+fn f16(bytes: &[u8], out: &mut [f32]) {
+    for (pair, out) in bytes.as_chunks::<2>().0.iter().zip(out) {
+        *out = half(pair);
+    }
+}
+
+#[inline(always)]
+fn bf16(bytes: &[u8], out: &mut [f32]) {
+    for (pair, out) in bytes.as_chunks().0.iter().zip(out) {
+        let x = u32::from(u16::from_le_bytes(*pair)) << 16;
+        *out = f32::from_bits(if x & 0x7F80_0000 == 0 { x & 0x8000_0000 } else { x });
     }
 }
 
@@ -187,104 +213,137 @@ fn half(bytes: &[u8]) -> f32 {
     f32::from_bits(size | sign)
 }
 
+/// Part of a block's bytes as an array, whose loops the compiler turns into vectors.
+#[inline(always)]
+fn part<const N: usize>(block: &[u8], start: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&block[start..start + N]);
+    part
+}
+
+/// `d·number + least`, rounded after each of the two.
+#[inline(always)]
+fn scale<const N: usize>(numbers: [i8; N], d: f32, least: f32, out: &mut [f32]) {
+    for (out, q) in out[..N].iter_mut().zip(numbers) {
+        *out = d * f32::from(q) + least;
+    }
+}
+
+/// [`scale`] where the least number is zero, and the sign of zero kept.
+#[inline(always)]
+fn scale_only<const N: usize>(numbers: [i8; N], d: f32, out: &mut [f32]) {
+    for (out, q) in out[..N].iter_mut().zip(numbers) {
+        *out = d * f32::from(q);
+    }
+}
+
+/// The lower and the upper four bits.
+#[inline(always)]
+fn four<const N: usize>(packed: [u8; N]) -> [[i8; N]; 2] {
+    [packed.map(|q| (q & 15) as i8), packed.map(|q| (q >> 4) as i8)]
+}
+
+/// The lower and the upper four bits with a fifth from the bits of `high`, in the same order.
+#[inline(always)]
+fn five(packed: [u8; 16], high: [u8; 4]) -> [[i8; 16]; 2] {
+    let mut numbers = four(packed);
+    for (half, numbers) in numbers.iter_mut().enumerate() {
+        let high = u32::from(u16::from_le_bytes([high[2 * half], high[2 * half + 1]]));
+        for (i, q) in numbers.iter_mut().enumerate() {
+            *q |= ((high >> i & 1) << 4) as i8;
+        }
+    }
+    numbers
+}
+
 #[inline(always)]
 fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
-    let d = half(block);
-    for (i, q) in block[2..].iter().enumerate() {
-        out[i] = d * (i32::from(q & 15) - 8) as f32;
-        out[i + 16] = d * (i32::from(q >> 4) - 8) as f32;
-    }
+    let (d, [low, high]) = (half(block), four(part::<16>(block, 2)));
+    scale_only(low.map(|q| q - 8), d, out);
+    scale_only(high.map(|q| q - 8), d, &mut out[16..]);
 }
 
 #[inline(always)]
 fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
-    let (d, least) = (half(block), half(&block[2..]));
-    for (i, q) in block[4..].iter().enumerate() {
-        out[i] = d * f32::from(q & 15) + least;
-        out[i + 16] = d * f32::from(q >> 4) + least;
-    }
-}
-
-/// The number whose lower four bits are given and whose fifth is bit `i` of `high`.
-#[inline(always)]
-fn five(low: u8, high: u32, i: usize) -> i32 {
-    i32::from(low) | ((high >> i & 1) << 4) as i32
+    let (d, least, [low, high]) = (half(block), half(&block[2..]), four(part::<16>(block, 4)));
+    scale(low, d, least, out);
+    scale(high, d, least, &mut out[16..]);
 }
 
 #[inline(always)]
 fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
-    let (d, high) = (half(block), u32::from_le_bytes([block[2], block[3], block[4], block[5]]));
-    for (i, q) in block[6..].iter().enumerate() {
-        out[i] = d * (five(q & 15, high, i) - 16) as f32;
-        out[i + 16] = d * (five(q >> 4, high, i + 16) - 16) as f32;
-    }
+    let (d, [low, high]) = (half(block), five(part(block, 6), part(block, 2)));
+    scale_only(low.map(|q| q - 16), d, out);
+    scale_only(high.map(|q| q - 16), d, &mut out[16..]);
 }
 
 #[inline(always)]
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
-    let (d, least) = (half(block), half(&block[2..]));
-    let high = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
-    for (i, q) in block[8..].iter().enumerate() {
-        out[i] = d * five(q & 15, high, i) as f32 + least;
-        out[i + 16] = d * five(q >> 4, high, i + 16) as f32 + least;
-    }
+    let (d, least, [low, high]) = (half(block), half(&block[2..]), five(part(block, 8), part(block, 4)));
+    scale(low, d, least, out);
+    scale(high, d, least, &mut out[16..]);
 }
 
 #[inline(always)]
 fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
-    let d = half(block);
-    for (q, out) in block[2..].iter().zip(out) {
-        *out = d * f32::from(*q as i8);
-    }
+    scale_only(part::<32>(block, 2).map(|q| q as i8), half(block), out);
 }
 
-/// Factor and least number of sub-block `j` of 8; the twelve bytes hold six bits of each.
+/// Factor and least number of the eight parts of a block; twelve bytes hold six bits of each.
 #[inline(always)]
-fn six(block: &[u8], j: usize) -> (f32, f32) {
-    let packed = &block[4..16];
-    let (scale, least) = if j < 4 {
-        (packed[j] & 63, packed[j + 4] & 63)
-    } else {
-        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
-    };
-    (half(block) * f32::from(scale), half(&block[2..]) * f32::from(least))
+fn six(block: &[u8]) -> [(f32, f32); 8] {
+    let (d, least, packed) = (half(block), half(&block[2..]), part::<12>(block, 4));
+    let mut parts = [(0.0, 0.0); 8];
+    for j in 0..4 {
+        let [first, second, both] = [packed[j], packed[j + 4], packed[j + 8]];
+        parts[j] = (d * f32::from(first & 63), least * f32::from(second & 63));
+        let (first, second) = (both & 15 | first >> 6 << 4, both >> 4 | second >> 6 << 4);
+        parts[j + 4] = (d * f32::from(first), least * f32::from(second));
+    }
+    parts
 }
 
 #[inline(always)]
 fn q4k(block: &[u8; 144], out: &mut [f32; 256]) {
-    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (d, least) = six(block, j);
-        let shift = 4 * (j % 2);
-        for (q, out) in block[16 + j / 2 * 32..][..32].iter().zip(out) {
-            *out = d * f32::from(q >> shift & 15) - least;
-        }
+    let parts = six(block);
+    for (j, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        let [low, high] = four(part::<32>(block, 16 + 32 * j));
+        let [(d, least), (next_d, next_least)] = [parts[2 * j], parts[2 * j + 1]];
+        scale(low, d, -least, out);
+        scale(high, next_d, -next_least, &mut out[32..]);
     }
 }
 
 #[inline(always)]
 fn q5k(block: &[u8; 176], out: &mut [f32; 256]) {
-    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (d, least) = six(block, j);
-        let shift = 4 * (j % 2);
-        for ((q, high), out) in block[48 + j / 2 * 32..][..32].iter().zip(&block[16..48]).zip(out) {
-            *out = d * f32::from(q >> shift & 15 | (high >> j & 1) << 4) - least;
+    let (parts, fifth) = (six(block), part::<32>(block, 16));
+    for (j, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        let [mut low, mut high] = four(part::<32>(block, 48 + 32 * j));
+        for i in 0..32 {
+            low[i] |= (fifth[i] >> (2 * j) << 4 & 16) as i8;
+            high[i] |= (fifth[i] >> (2 * j + 1) << 4 & 16) as i8;
         }
+        let [(d, least), (next_d, next_least)] = [parts[2 * j], parts[2 * j + 1]];
+        scale(low, d, -least, out);
+        scale(high, next_d, -next_least, &mut out[32..]);
     }
 }
 
 #[inline(always)]
 fn q6k(block: &[u8; 210], out: &mut [f32; 256]) {
-    let d = half(&block[208..]);
-    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (part, quarter) = (j / 4, j % 4);
-        let low = &block[part * 64 + quarter % 2 * 32..][..32];
-        let high = &block[128 + part * 32..][..32];
-        let (low_shift, high_shift) = (quarter / 2 * 4, quarter * 2);
+    let (d, scales) = (half(&block[208..]), part::<16>(block, 192).map(|scale| f32::from(scale as i8)));
+    for (j, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        // 128 numbers share 32 bytes of upper bits; their lower bits are the lower, then the upper halves of 64 bytes.
+        let (side, quarter) = (j / 2, j % 2);
+        let low = part::<64>(block, 64 * side).map(|q| q >> (4 * quarter) & 15);
+        let high = part::<32>(block, 128 + 32 * side);
         for (k, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let d = d * f32::from(block[192 + 2 * j + k] as i8);
-            for ((q, high), out) in low[16 * k..][..16].iter().zip(&high[16 * k..][..16]).zip(out) {
-                *out = d * (i32::from(q >> low_shift & 15 | (high >> high_shift & 3) << 4) - 32) as f32;
+            let mut numbers = [0; 16];
+            for (i, q) in numbers.iter_mut().enumerate() {
+                let upper = high[k % 2 * 16 + i] >> (4 * quarter + k / 2 * 2) & 3;
+                *q = (low[16 * k + i] | upper << 4) as i8 - 32;
             }
+            scale_only(numbers, d * scales[4 * j + k], out);
         }
     }
 }

@@ -10,6 +10,9 @@ use std::mem::MaybeUninit;
 /// Below this power of e the share of the other side is zero.
 const LEAST: f32 = -80.0;
 
+/// Writes a gradient for each gate, what it gates and what comes in.
+type GradientKernel = fn(Level, &[f32], &[f32], &[f32], &mut [MaybeUninit<f32>]);
+
 /// `gate·σ(gate)·up`, number by number.
 pub(crate) fn forward(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     let (gate, up, level) = (gate.to_contiguous(), up.to_contiguous(), Level::best());
@@ -31,7 +34,7 @@ pub(crate) fn backward(
     let ([gate, up, gradient], level) = ([gate, up, gradient].map(FlexTensor::to_contiguous), Level::best());
     let shape = gate.layout().shape().clone();
     let [x, y, gradient] = [&gate, &up, &gradient].map(|tensor| tensor.storage::<f32>());
-    let run = |kernel: fn(Level, &[f32], &[f32], &[f32], &mut [MaybeUninit<f32>])| {
+    let run = |kernel: GradientKernel| {
         let mut out = Output::new(shape.clone());
         let inputs = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK));
         let parts = out.slots().par_chunks_mut(CHUNK).zip(inputs);

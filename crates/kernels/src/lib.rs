@@ -55,6 +55,7 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// Which keys a query sees.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each pass")]
 pub enum Visible {
     /// Numbers added to every query's scores `q·k/√width`, `[batch, keys]`: 0 keeps a key, −∞ or a large negative number (−1e9) hides
     /// it. They get no gradient.

@@ -91,7 +91,7 @@ macro_rules! vectorised {
 pub(crate) use vectorised;
 
 /// Partial results a row is folded into, so that the compiler can use vectors and hide latency.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
 /// `a·b + c`, fused where that is an instruction.
 #[inline(always)]
