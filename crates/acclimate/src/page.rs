@@ -124,8 +124,14 @@ pub(crate) fn page(
     sections.push(Section::Candidates {
         title: "Why this one was chosen".to_owned(),
         note: format!(
-            "Inside the {} training rows, each row answered by fits that had not seen it ({} folds). The highest score is kept; a tie goes to the cheaper candidate.",
-            summary.train_rows, recipe.gate.folds
+            "{}. The highest score is kept; a tie goes to the cheaper candidate.",
+            match recipe.folds(task.kind()) {
+                1 => format!("On a tenth of the {} training rows, set aside for it", summary.train_rows),
+                folds => format!(
+                    "Inside the {} training rows, each row answered by fits that had not seen it ({folds} folds)",
+                    summary.train_rows
+                ),
+            }
         ),
         score: unit,
         rows: rows(&|result| result.crossfit),
@@ -164,7 +170,7 @@ pub(crate) fn page(
     if !summary.metrics.is_empty() {
         sections.push(Section::Facts {
             title: "All numbers on the untouched rows".to_owned(),
-            rows: summary.metrics.iter().map(|(name, x)| (name.clone(), format!("{x:.4}"))).collect(),
+            rows: summary.metrics.iter().map(|(name, x)| (name.clone(), compared(summary, name, *x))).collect(),
         });
     }
     if !summary.notes.is_empty() {
@@ -179,7 +185,10 @@ pub(crate) fn page(
             ("adapter".to_owned(), recipe.adapter.method.clone()),
             ("optimiser".to_owned(), recipe.optim.method.clone()),
             ("trained numbers".to_owned(), summary.trained.to_string()),
-            ("epochs, batch size".to_owned(), format!("{}, {}", recipe.epochs(summary.train_rows), recipe.batch_size)),
+            (
+                "epochs, batch size".to_owned(),
+                format!("{}, {}", recipe.epochs(task.kind(), summary.train_rows), recipe.batch_size),
+            ),
             ("seed".to_owned(), recipe.seed.to_string()),
             (
                 "peak memory".to_owned(),
@@ -192,6 +201,14 @@ pub(crate) fn page(
         subtitle: format!("{} rows to train on, {} untouched rows", summary.train_rows, summary.test_rows),
         verdict: verdict(summary),
         sections,
+    }
+}
+
+/// A number about the chosen, with the baseline's where that is another.
+fn compared(summary: &Summary, name: &str, x: f64) -> String {
+    match summary.baseline_metrics.get(name).filter(|_| summary.chosen != summary.baseline) {
+        Some(before) => format!("{x:.4} ({}: {before:.4})", summary.baseline.name()),
+        None => format!("{x:.4}"),
     }
 }
 

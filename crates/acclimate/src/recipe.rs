@@ -64,6 +64,14 @@ section! {
         pair: Option<String> = None,
         /// The column with the words, for labels per word.
         words: Option<String> = None,
+        /// The column with the messages of a dialogue, each with a role and a content.
+        messages: Option<String> = None,
+        /// The column with what the model is asked.
+        prompt: Option<String> = None,
+        /// The column with what it is to say.
+        completion: Option<String> = None,
+        /// The column with the choices.
+        choices: Option<String> = None,
         /// The column with image paths.
         image: Option<String> = None,
         /// The column with the target.
@@ -82,9 +90,11 @@ section! {
         test_rows: Option<usize> = None,
         /// The share of rows to hold out for the report, 0 to 1.
         test_share: f64 = 0.2,
-        /// Longest input in tokens; longer ones are cut and counted.
+        /// How a quantised model is held: `packed` as its file has it, or `dense` (four bytes a number), which some methods need.
+        base: Base = Base::Packed,
+        /// Longest input in tokens; longer ones are cut and counted, and texts for language modelling become several.
         max_length: usize = 256,
-        /// Passes over the training rows; without it as many as give 200 steps, and at least 10.
+        /// Passes over the training rows; without it as many as give 200 steps, and at least 10 (1 for language models).
         epochs: Option<usize> = None,
         /// Rows per step.
         batch_size: usize = 16,
@@ -139,8 +149,9 @@ section! {
 section! {
     /// The gate: what the patch is compared with before it is kept.
     GateRecipe "gate." {
-        /// Folds of the cross-fitting inside the training rows; 0 keeps the patch unseen.
-        folds: usize = 3,
+        /// Folds of the cross-fitting inside the training rows; 1 sets a tenth of them aside, judges on those, and keeps the patch that was
+        /// fitted to the rest; 0 keeps the patch unseen. Without it 3, and 1 for language models.
+        folds: Option<usize> = None,
     }
 }
 
@@ -163,6 +174,30 @@ pub enum TaskKind {
     Similarity,
     /// Which second text belongs to the first.
     Retrieval,
+    /// Every word of a text.
+    LanguageModelling,
+    /// What the assistant says in a dialogue, or the completion of a prompt.
+    Instruction,
+    /// Which of several continuations is right.
+    MultipleChoice,
+}
+
+impl TaskKind {
+    /// Whether it is for models that say how likely each next word is.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::LanguageModelling | Self::Instruction | Self::MultipleChoice)
+    }
+}
+
+/// How a quantised model is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Base {
+    /// As its file has it.
+    #[default]
+    Packed,
+    /// Four bytes a number.
+    Dense,
 }
 
 /// How a head starts.
@@ -185,11 +220,21 @@ const STEPS: usize = 200;
 /// And at least so many passes over the rows.
 const EPOCHS: usize = 10;
 
+/// Folds of the gate, unless the task is about text: there a fit costs too much.
+const FOLDS: usize = 3;
+
 impl Recipe {
     /// Passes over so many training rows.
-    pub fn epochs(&self, rows: usize) -> usize {
+    pub fn epochs(&self, kind: TaskKind, rows: usize) -> usize {
         let per_epoch = rows.div_ceil(self.batch_size).max(1);
-        self.epochs.unwrap_or_else(|| STEPS.div_ceil(per_epoch).max(EPOCHS))
+        // A language model that has read its rows often begins to recite them.
+        let least = if kind.is_text() { 1 } else { EPOCHS };
+        self.epochs.unwrap_or_else(|| STEPS.div_ceil(per_epoch).max(least))
+    }
+
+    /// Folds of the gate.
+    pub fn folds(&self, kind: TaskKind) -> usize {
+        self.gate.folds.unwrap_or(if kind.is_text() { 1 } else { FOLDS })
     }
 
     /// Every key of a recipe, except the methods' own settings.
@@ -253,9 +298,6 @@ impl Recipe {
         ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
-        }
-        if self.gate.folds == 1 {
-            return Err(Error::Other("recipe: `gate.folds` must be 0 (off) or at least 2, got `1`".to_owned()));
         }
         if self.patience.is_some() && self.valid_share == 0.0 {
             return Err(Error::Other(

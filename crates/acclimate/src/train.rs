@@ -128,7 +128,7 @@ impl Trainer<'_> {
         let recipe = self.recipe;
         let lengths = self.data.left.lengths(rows);
         let per_epoch = split::buckets(&lengths, recipe.batch_size, recipe.seed, 0).len() as u64;
-        let total = per_epoch * recipe.epochs(rows.len()) as u64;
+        let total = per_epoch * recipe.epochs(self.task.kind(), rows.len()) as u64;
         // `old` is whole where a crash fell between the two renames of a save.
         let left = folder.and_then(|folder| {
             ["last", "old"].map(|name| folder.join(name)).into_iter().find(|at| at.join("place.json").exists())

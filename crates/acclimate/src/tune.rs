@@ -33,6 +33,9 @@ pub struct Session {
     pub test: Option<Prepared>,
 }
 
+/// The share of the training rows that a gate without folds is judged on.
+const SET_ASIDE: f64 = 0.1;
+
 /// One candidate of the gate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateResult {
@@ -66,6 +69,9 @@ pub struct Summary {
     /// Every number about the chosen on the untouched rows.
     #[serde(deserialize_with = "crate::nan::named")]
     pub metrics: BTreeMap<String, f64>,
+    /// The same numbers about the baseline.
+    #[serde(deserialize_with = "crate::nan::named")]
+    pub baseline_metrics: BTreeMap<String, f64>,
     /// Trained numbers of the patch.
     pub trained: usize,
     /// What went wrong during training and what was done about it.
@@ -289,11 +295,13 @@ pub fn run(
         Ok((pick(split.train), pick(split.held_out)))
     };
 
-    // Inside the training rows: every row is answered by fits that have not seen it.
+    // Inside the training rows: every row that is judged on is answered by fits that have not seen it.
     let mut crossfit: BTreeMap<Candidate, Outputs> = BTreeMap::new();
     let mut fold_of = vec![0; n];
-    if recipe.gate.folds > 0 {
-        let folds = split::folds(&labels.strata(), recipe.gate.folds, recipe.seed)?;
+    let folds = recipe.folds(task.kind());
+    let apart = (folds == 1).then(|| split::stratified(&labels.strata(), SET_ASIDE, recipe.seed)).transpose()?;
+    if folds > 1 {
+        let folds = split::folds(&labels.strata(), folds, recipe.seed)?;
         let mut empty = |candidate| crossfit.insert(candidate, vec![vec![]; n]);
         empty(Candidate::Unadapted);
         empty(Candidate::Patch);
@@ -344,23 +352,35 @@ pub fn run(
             }
         }
     }
-    let inside: Vec<(Candidate, Score)> = crossfit
-        .iter()
-        .map(|(c, outputs)| (*c, gate::crossfit_score(task, outputs, labels, &fold_of, recipe.seed)))
-        .collect();
-    let chosen = if inside.is_empty() { Candidate::Patch } else { gate::choose(&inside) };
-
-    // The final fit on all training rows.
-    let (train_rows, valid_rows) = divided(&all)?;
+    // The final fit, on all training rows but those set aside.
+    let rest = apart.as_ref().map_or(&all, |split| &split.train);
+    let (train_rows, valid_rows) = divided(rest)?;
     let place = folder.file("checkpoints/final");
-    let patch = if valid_rows.is_empty() { patch } else { session.start(recipe, &train_rows)? };
+    let patch = if train_rows.len() == n { patch } else { session.start(recipe, &train_rows)? };
     let trained = trainer
         .train(patch, &train_rows, &valid_rows, "final", Some(&place), &mut |progress| on(Event::Step(progress)))?;
     if trained.interrupted {
         return Ok(None);
     }
     notes.extend(trained.history.notes.clone());
-    let probe = FittedProbe::new(model, task, data, &all, recipe.seed)?;
+    let probe = FittedProbe::new(model, task, data, rest, recipe.seed)?;
+    let inside: Vec<(Candidate, Score)> = match &apart {
+        Some(split) => {
+            let (rows, judged) = (&split.held_out, labels.select(&split.held_out));
+            let mut answers =
+                vec![(Candidate::Unadapted, gate::unadapted(model, task, data, rows, &labels.select(rest))?)];
+            if let Some(probe) = &probe {
+                answers.push((Candidate::Probe, probe.predict(model, task, data, rows)?));
+            }
+            answers.push((Candidate::Patch, predict_all(model, task, data, rows, &Pass::new(&trained.patch))?));
+            answers.iter().map(|(c, outputs)| (*c, gate::score(task, outputs, &judged, recipe.seed))).collect()
+        }
+        None => crossfit
+            .iter()
+            .map(|(c, outputs)| (*c, gate::crossfit_score(task, outputs, labels, &fold_of, recipe.seed)))
+            .collect(),
+    };
+    let chosen = if inside.is_empty() { Candidate::Patch } else { gate::choose(&inside) };
     let keep = match (chosen, &probe) {
         (Candidate::Unadapted, _) => gate::unadapted_patch(model, task, labels),
         (Candidate::Probe, Some(probe)) => probe.patch(model),
@@ -381,7 +401,7 @@ pub fn run(
     let test_labels = session.test.as_ref().map(|test| test.labels()).transpose()?;
     let candidates = [Candidate::Unadapted, Candidate::Probe, Candidate::Patch]
         .into_iter()
-        .filter(|c| crossfit.contains_key(c) || outside.contains_key(c))
+        .filter(|c| inside.iter().any(|(name, _)| name == c) || outside.contains_key(c))
         .map(|name| CandidateResult {
             name,
             crossfit: inside.iter().find(|(c, _)| *c == name).map(|(_, score)| *score),
@@ -395,10 +415,11 @@ pub fn run(
         let (after, before) = (outside.get(&chosen)?, outside.get(&baseline)?);
         Some(gate::difference(task, after, before, labels, recipe.seed))
     });
-    let metrics = test_labels.and_then(|labels| {
-        let outputs = outside.get(&chosen)?;
-        Some(task.metrics(&outputs.iter().collect::<Vec<_>>(), labels).into_iter().collect())
-    });
+    let metrics = |candidate: Candidate| -> BTreeMap<String, f64> {
+        let told = test_labels.zip(outside.get(&candidate));
+        let told = told.map(|(labels, outputs)| task.metrics(&outputs.iter().collect::<Vec<_>>(), labels));
+        told.unwrap_or_default().into_iter().collect()
+    };
     let summary = Summary {
         folder: folder.path().to_owned(),
         train_rows: n,
@@ -408,7 +429,8 @@ pub fn run(
         chosen,
         baseline,
         gain,
-        metrics: metrics.unwrap_or_default(),
+        metrics: metrics(chosen),
+        baseline_metrics: metrics(baseline),
         trained: keep.params.count(),
         notes,
         peak_memory_mib: peak_memory_mib(),

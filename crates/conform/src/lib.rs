@@ -6,6 +6,7 @@
 pub mod models;
 pub mod optim;
 pub mod peft;
+pub mod reading;
 pub mod tta;
 
 use acclimate_core::{Card, Result};

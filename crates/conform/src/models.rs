@@ -1,6 +1,6 @@
 //! Laws of every model, on small subjects in double precision.
 
-use crate::{Check, why};
+use crate::{Check, reading, why};
 use acclimate_core::{
     AnyTensor, Inputs, Model, Normaliser, Outputs, Params, Pass, Patch, Rng, Seq, SiteKind, Source, Targets, Tokens,
     affine_at, total,
@@ -51,6 +51,25 @@ pub fn subjects() -> acclimate_core::Result<Vec<Subject>> {
         embedded,
         wrong: images.clone(),
     }];
+    let llama = tiny::llama_config();
+    let qwen2 = tiny::llama_config();
+    let qwen2 = acclimate_models::LlamaConfig { model_type: "qwen2".to_owned(), tie_word_embeddings: true, ..qwen2 };
+    for (name, config) in [("llama", llama), ("qwen2", qwen2)] {
+        let model = tiny::llama_with(config, 0, DType::F64);
+        let tokens = tiny::tokens(1, &lengths, DType::F64);
+        subjects.push(Subject {
+            name,
+            padded: Some(padded(&tokens, 4)),
+            alone: lengths.iter().enumerate().map(|(row, &length)| cut(&tokens, row, length)).collect(),
+            embedded: match &tokens {
+                Inputs::Tokens(tokens) => Some(Inputs::Embeddings(model.embed(tokens, &Pass::bare())?)),
+                _ => None,
+            },
+            batch: tokens,
+            wrong: images.clone(),
+            model: Box::new(model),
+        });
+    }
     for (name, norm) in [("resnet_batch_norm", Norm::Batch), ("resnet_group_norm", Norm::Group(4))] {
         subjects.push(Subject {
             name,
@@ -71,7 +90,8 @@ fn cut(inputs: &Inputs, row: usize, length: usize) -> Inputs {
         Inputs::Tokens(t) => {
             let ids = |x: &Tensor<2, Int>| x.clone().narrow(0, row, 1).narrow(1, 0, length);
             let mask = t.mask.clone().narrow(0, row, 1).narrow(1, 0, length);
-            Inputs::Tokens(Tokens { ids: ids(&t.ids), mask, types: ids(&t.types) })
+            let starts = t.starts.chunks(t.ids.dims()[1]).nth(row).map(|row| row[..length].into());
+            Inputs::Tokens(Tokens { ids: ids(&t.ids), mask, types: ids(&t.types), starts: starts.unwrap_or_default() })
         }
         Inputs::Embeddings(seq) => {
             let h = seq.h.clone().narrow(0, row, 1).narrow(1, 0, length);
@@ -88,7 +108,9 @@ fn padded(inputs: &Inputs, more: usize) -> Inputs {
     let shape = [t.ids.dims()[0], more];
     let ids = |x: &Tensor<2, Int>| Tensor::cat(vec![x.clone(), Tensor::zeros(shape, (&x.device(), x.dtype()))], 1);
     let mask = Tensor::cat(vec![t.mask.clone(), Tensor::zeros(shape, (&t.mask.device(), t.mask.dtype()))], 1);
-    Inputs::Tokens(Tokens { ids: ids(&t.ids), mask, types: ids(&t.types) })
+    let starts =
+        t.starts.chunks(t.ids.dims()[1]).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, more)));
+    Inputs::Tokens(Tokens { ids: ids(&t.ids), mask, types: ids(&t.types), starts: starts.collect() })
 }
 
 /// The laws.
@@ -121,14 +143,27 @@ pub fn of(subject: Subject) -> Vec<Trial> {
             (check.run)(&subject).map_err(Failed::from)
         })
     };
-    CHECKS.iter().map(trial).collect()
+    let reads = subject.model.vocabulary().is_some();
+    CHECKS.iter().chain(reading::CHECKS.iter().filter(|_| reads)).map(trial).collect()
 }
 
 /// Sums of a few hundred products in f64, in another order.
 const ROUNDING: f64 = 1e-12;
 
-fn outputs(subject: &Subject, inputs: &Inputs) -> Result<Outputs, String> {
-    subject.model.forward(inputs, &Pass::bare()).map_err(why)
+pub(crate) fn outputs(subject: &Subject, inputs: &Inputs) -> Result<Outputs, String> {
+    said(subject.model.as_ref(), inputs, &Pass::bare())
+}
+
+/// What a model answers; one that reads from left to right says what follows each row.
+fn said(model: &dyn Model, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs, String> {
+    let outputs = model.forward(inputs, pass).map_err(why)?;
+    match model.vocabulary() {
+        Some(_) => {
+            let scores = pass.scores(model, outputs.features.clone()).map_err(why)?;
+            Ok(Outputs { logits: Some(scores), ..outputs })
+        }
+        None => Ok(outputs),
+    }
 }
 
 /// Features, then logits, of a row.
@@ -137,16 +172,16 @@ fn answers(outputs: &Outputs, row: usize) -> Vec<f64> {
     parts.flat_map(|part| AnyTensor::from(part.clone().narrow(0, row, 1)).to_f64s()).collect()
 }
 
-fn all_answers(outputs: &Outputs) -> Vec<f64> {
+pub(crate) fn all_answers(outputs: &Outputs) -> Vec<f64> {
     (0..outputs.features.dims()[0]).flat_map(|row| answers(outputs, row)).collect()
 }
 
-fn near(what: &str, got: &[f64], expected: &[f64]) -> Result<(), String> {
+pub(crate) fn near(what: &str, got: &[f64], expected: &[f64]) -> Result<(), String> {
     let far = got.iter().zip(expected).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f64::max);
     if got.len() == expected.len() && far <= ROUNDING { Ok(()) } else { Err(format!("{what} is off by {far:e}")) }
 }
 
-fn same_bits(what: &str, a: &[f64], b: &[f64]) -> Result<(), String> {
+pub(crate) fn same_bits(what: &str, a: &[f64], b: &[f64]) -> Result<(), String> {
     let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
     if same { Ok(()) } else { Err(format!("{what} differs")) }
 }
@@ -159,7 +194,7 @@ pub fn sites_and_tensors_belong_together(subject: &Subject) -> Result<(), String
         return Err("two sites have one name".to_owned());
     }
     for site in model.sites().iter().filter(|site| site.kind != SiteKind::Block) {
-        let affine = affine_at(model.weights(), site).map_err(why)?;
+        let affine = affine_at(model, site).map_err(why)?;
         if affine.dims() != [site.out, site.input] {
             return Err(format!(
                 "`{}` is said to be [{}, {}] and is {:?}",
@@ -193,7 +228,7 @@ pub fn a_row_alone_is_the_row_in_its_batch(subject: &Subject) -> Result<(), Stri
 }
 
 /// A patch that overrides every weight of the model.
-fn full(subject: &Subject) -> Result<Patch, String> {
+pub(crate) fn full(subject: &Subject) -> Result<Patch, String> {
     let (mut patch, model) = (Patch::new(), subject.model.as_ref());
     let adapter = acclimate_peft::build("full", &toml::Table::new()).map_err(why)?;
     let all = Targets::Word("all".to_owned());
@@ -202,7 +237,7 @@ fn full(subject: &Subject) -> Result<Patch, String> {
 }
 
 fn loss(subject: &Subject, patch: &Patch, statistics: &dyn Normaliser) -> Result<Tensor<1>, String> {
-    let outputs = subject.model.forward(&subject.batch, &Pass::new(patch).normaliser(statistics)).map_err(why)?;
+    let outputs = said(subject.model.as_ref(), &subject.batch, &Pass::new(patch).normaliser(statistics))?;
     // Powers weigh the numbers unevenly: a plain mean of normalised states would hardly depend on anything.
     let features = outputs.features.powi_scalar(3).mean();
     Ok(outputs.logits.map_or(features.clone(), |logits| features + logits.powi_scalar(3).mean()))
@@ -243,7 +278,7 @@ pub fn own_weights_change_no_bit(subject: &Subject) -> Result<(), String> {
     if again.fingerprint() != subject.model.fingerprint() || again.sites() != subject.model.sites() {
         return Err("fingerprint or sites differ".to_owned());
     }
-    let (one, two) = (outputs(subject, &subject.batch)?, again.forward(&subject.batch, &Pass::bare()).map_err(why)?);
+    let (one, two) = (outputs(subject, &subject.batch)?, said(again.as_ref(), &subject.batch, &Pass::bare())?);
     same_bits("an output", &all_answers(&one), &all_answers(&two))
 }
 
@@ -283,11 +318,11 @@ pub fn embeddings_stand_in_for_tokens(subject: &Subject) -> Result<(), String> {
 /// Every weight replaced by a copy of itself through the pass: the model calls the pass at every site, and the pass adds nothing.
 pub fn a_full_override_changes_no_bit(subject: &Subject) -> Result<(), String> {
     let patch = full(subject)?;
-    let patched = subject.model.forward(&subject.batch, &Pass::new(&patch)).map_err(why)?;
+    let patched = said(subject.model.as_ref(), &subject.batch, &Pass::new(&patch))?;
     same_bits("an output", &all_answers(&patched), &all_answers(&outputs(subject, &subject.batch)?))?;
     // The override must be what is used: with all its tensors zero every answer is.
     let zero = patch.with_params(patch.params.zeros_like());
-    let nothing = subject.model.forward(&subject.batch, &Pass::new(&zero)).map_err(why)?;
+    let nothing = said(subject.model.as_ref(), &subject.batch, &Pass::new(&zero))?;
     let answers = all_answers(&nothing);
     if answers.iter().all(|x| *x == 0.0) {
         Ok(())

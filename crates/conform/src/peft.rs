@@ -103,7 +103,7 @@ impl AdapterSubject {
         for host in self.hosts(DType::F64)? {
             let patch = self.stirred(&host, 1)?;
             for site in &host.sites {
-                let base = affine_at(host.model.weights(), site).map_err(why)?;
+                let base = affine_at(host.model.as_ref(), site).map_err(why)?;
                 let adapted = patch.adapted(&base, &site.name).map_err(why)?;
                 law(site, base, adapted)?;
             }
@@ -296,7 +296,7 @@ fn apply_equals_weight(subject: &AdapterSubject) -> Result<(), String> {
         let patch = subject.stirred(&host, 1)?;
         let part = &patch.parts()[0].name;
         for site in &host.sites {
-            let base = affine_at(host.model.weights(), site).map_err(why)?;
+            let base = affine_at(host.model.as_ref(), site).map_err(why)?;
             let at = Place { site, part, params: &patch.params, buffers: &patch.buffers, mask: None };
             let drawn =
                 Rng::new(2, &site.name, 0).normal_tensor(&[3, base.dims()[1]], 1.0, DType::F64, &Device::flex());
@@ -421,10 +421,13 @@ fn every_tensor_changes_its_weight(subject: &AdapterSubject) -> Result<(), Strin
     for host in subject.hosts(DType::F64)? {
         let patch = subject.stirred(&host, 1)?;
         for site in &host.sites {
-            let base = affine_at(host.model.weights(), site).map_err(why)?;
+            let base = affine_at(host.model.as_ref(), site).map_err(why)?;
             let adapted = |patch: &Patch| {
-                let Affine { weight, bias } = patch.adapted(&base, &site.name).map_err(why)?;
-                Ok::<_, String>((AnyTensor::from(weight).to_f64s(), bias.map(|bias| AnyTensor::from(bias).to_f64s())))
+                let affine = patch.adapted(&base, &site.name).map_err(why)?;
+                Ok::<_, String>((
+                    AnyTensor::from(affine.dense()).to_f64s(),
+                    affine.bias.map(|bias| AnyTensor::from(bias).to_f64s()),
+                ))
             };
             let before = adapted(&patch)?;
             let prefix = format!("{}.{}.", site.name, patch.parts()[0].name);
@@ -527,7 +530,7 @@ fn dropout_is_deterministic(subject: &AdapterSubject) -> Result<(), String> {
 
 fn the_change_is_orthogonal(subject: &AdapterSubject) -> Result<(), String> {
     subject.each_weight(|site, base, adapted| {
-        let gram = |affine: Affine| AnyTensor::from(affine.weight.clone().matmul(affine.weight.transpose())).to_f64s();
+        let gram = |affine: Affine| AnyTensor::from(affine.dense().matmul(affine.dense().transpose())).to_f64s();
         near(&gram(adapted), &gram(base), EXACT).map_err(|reason| format!("`{}`: {reason}", site.name))
     })
 }
@@ -537,7 +540,7 @@ fn the_change_has_the_rank(subject: &AdapterSubject) -> Result<(), String> {
     let rank =
         settings.get("rank").and_then(toml::Value::as_integer).ok_or("a method of low rank has the key `rank`")?;
     subject.each_weight(|site, base, adapted| {
-        let change = adapted.weight - base.weight;
+        let change = adapted.dense() - base.dense();
         let found = numerical_rank(&AnyTensor::from(change.clone()).to_f64s(), change.dims()[1]);
         if found as i64 > rank { Err(format!("`{}`: the change has rank {found}", site.name)) } else { Ok(()) }
     })

@@ -1,27 +1,39 @@
 //! What a method does at a site: weight adapters and activation adapters, typed to write, erased to hold.
 
-use crate::{AnyTensor, Bag, Card, Fields, Method, Params, Result, Rng, Role, Seq, Site, SiteKind, Slots};
-use burn::tensor::{DType, Device, Tensor, module};
+use crate::{AnyTensor, Bag, Card, Fields, Method, Need, Params, Result, Rng, Role, Seq, Site, SiteKind, Slots};
+use acclimate_kernels::Matrix;
+use burn::tensor::{DType, Device, Tensor};
 
 /// A frozen weight and bias, or their adapted values: `y = x·Wᵀ + b`. Convolutions, tables and norms are seen in this form too
-/// (see [`SiteKind`]).
+/// (see [`SiteKind`]). A frozen weight may be packed; then there are products with it, and no copy of its numbers.
 #[derive(Clone, Debug)]
 pub struct Affine {
     /// `[out, in]`.
-    pub weight: Tensor<2>,
+    pub weight: Matrix,
     /// `[out]`.
     pub bias: Option<Tensor<1>>,
 }
 
 impl Affine {
+    /// A weight `[out, in]` and a bias `[out]`.
+    pub fn new(weight: impl Into<Matrix>, bias: Option<Tensor<1>>) -> Self {
+        Self { weight: weight.into(), bias }
+    }
+
     /// `x·Wᵀ + b` for rows `x` of shape `[rows, in]`. The transpose is a view; nothing is copied.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        module::linear(x, self.weight.clone().transpose(), self.bias.clone())
+        self.weight.linear(x, self.bias.clone())
+    }
+
+    /// The weight's numbers, `[out, in]`. Of a packed weight they are made anew at each call: a method that asks for them in its forward
+    /// pass [needs](crate::Need::Dense) a dense base.
+    pub fn dense(&self) -> Tensor<2> {
+        self.weight.dense()
     }
 
     /// The same affine map with another weight.
     pub fn with_weight(&self, weight: Tensor<2>) -> Self {
-        Self { weight, bias: self.bias.clone() }
+        Self::new(weight, self.bias.clone())
     }
 
     /// `[out, in]`.
@@ -31,7 +43,7 @@ impl Affine {
 
     /// Number type and device, for tensors made beside this one.
     pub fn like(&self) -> (DType, Device) {
-        (self.weight.dtype(), self.weight.device())
+        self.weight.like()
     }
 }
 
@@ -72,6 +84,11 @@ pub trait WeightAdapter: Method {
     /// Probability with which the adapter's own path drops an input in training.
     fn dropout(&self) -> f64 {
         0.0
+    }
+
+    /// Whether the forward pass asks for the frozen weight's numbers; such a method is refused on a packed base.
+    fn needs_dense(&self) -> bool {
+        Self::CARD.needs(Need::Dense)
     }
 
     /// Draws what all sites share.
@@ -158,6 +175,8 @@ pub trait AnyWeight: Send + Sync + std::fmt::Debug {
     fn accepts_site(&self, site: &Site) -> bool;
     /// See [`WeightAdapter::dropout`].
     fn dropout_rate(&self) -> f64;
+    /// See [`WeightAdapter::needs_dense`].
+    fn wants_dense(&self) -> bool;
     /// See [`WeightAdapter::count`].
     fn count_at(&self, site: &Site) -> usize;
     /// See [`WeightAdapter::share`].
@@ -230,6 +249,9 @@ impl<A: WeightAdapter> AnyWeight for A {
     }
     fn dropout_rate(&self) -> f64 {
         self.dropout()
+    }
+    fn wants_dense(&self) -> bool {
+        self.needs_dense()
     }
     fn count_at(&self, site: &Site) -> usize {
         self.count(site)

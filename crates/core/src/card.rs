@@ -15,6 +15,10 @@ pub enum Need {
     Dense,
     /// Norm sites with running statistics.
     BatchNorm,
+    /// An optimiser from its host.
+    Optimiser,
+    /// A model that reads from left to right, and words.
+    Text,
     /// Labels.
     Labels,
     /// A batch of several rows at a time.

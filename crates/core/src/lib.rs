@@ -5,10 +5,12 @@
 extern crate self as acclimate_core;
 
 mod adapter;
+mod cache;
 mod card;
 mod error;
 mod fields;
 mod files;
+mod gguf;
 mod model;
 mod norm;
 mod optimiser;
@@ -19,14 +21,17 @@ mod seq;
 mod site;
 mod tensor;
 
+pub use acclimate_kernels::{Format, Matrix, Packed, Visible};
 pub use acclimate_macros::{Fields, Method, Record};
 pub use adapter::{
     ActivationAdapter, Adapter, Affine, AnyActivation, AnyTokens, AnyWeight, Here, Place, TokenAdapter, WeightAdapter,
 };
+pub use cache::Cache;
 pub use card::{Card, Entry, Method, Need, ParamInfo, Promise, find};
 pub use error::{Error, Result, nearest};
 pub use fields::{Bag, Fields, Record, RecordReader, RecordWriter, Slots};
 pub use files::{read_safetensors, write_safetensors, write_whole};
+pub use gguf::{Gguf, GgufTensor};
 pub use model::{Inputs, Model, Outputs, Tokens};
 pub use norm::{Batch, Moments, Normaliser, Recording, Source};
 pub use optimiser::{AnyOptimiser, AnyState, At, Edit, Optimiser, Step};

@@ -1,7 +1,10 @@
 //! The pass: what a forward needs besides weights. Models call it at their sites.
 
-use crate::{Affine, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source, affine_at};
-use burn::tensor::{Int, Tensor, module, ops::ConvOptions};
+use crate::{
+    Affine, Cache, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source, affine_at,
+};
+use acclimate_kernels::Visible;
+use burn::tensor::{Int, Tensor, activation, module, ops::ConvOptions};
 
 /// One active patch and, where rows differ, how much of it each row gets.
 struct Active<'a> {
@@ -16,11 +19,12 @@ pub struct Pass<'a> {
     active: Vec<Active<'a>>,
     dropout: Option<(u64, u64)>,
     normaliser: &'a dyn Normaliser,
+    cache: Option<&'a Cache>,
 }
 
 impl Default for Pass<'_> {
     fn default() -> Self {
-        Self { active: vec![], dropout: None, normaliser: &Source }
+        Self { active: vec![], dropout: None, normaliser: &Source, cache: None }
     }
 }
 
@@ -59,12 +63,31 @@ impl<'a> Pass<'a> {
         self
     }
 
+    /// Reads on after the positions a cache holds, and leaves the new ones there.
+    pub fn cache(mut self, cache: &'a Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// How many positions were read before this pass.
+    pub fn past(&self) -> usize {
+        self.cache.map_or(0, Cache::length)
+    }
+
+    /// Keys and values of attention number `layer`, `[batch, new, features]`, with those of all positions read before.
+    pub fn remember(&self, layer: usize, k: Tensor<3>, v: Tensor<3>) -> [Tensor<3>; 2] {
+        match self.cache {
+            Some(cache) => cache.extend(layer, k, v),
+            None => [k, v],
+        }
+    }
+
     /// A linear site on states of any rank: `[…, in]` to `[…, out]`.
     ///
     /// # Errors
     /// When the weights lack the site or a patch does not fit.
     pub fn linear<const D: usize>(&self, model: &dyn Model, site: &Site, x: Tensor<D>) -> Result<Tensor<D>> {
-        let base = affine_at(model.weights(), site)?;
+        let base = affine_at(model, site)?;
         let mut shape = x.dims();
         let input = shape[D - 1];
         if input != site.input {
@@ -133,7 +156,7 @@ impl<'a> Pass<'a> {
 
     /// The weight and bias of a site under every active patch (those with a share per row are refused here).
     fn folded(&self, model: &dyn Model, site: &Site) -> Result<Affine> {
-        let mut base = affine_at(model.weights(), site)?;
+        let mut base = affine_at(model, site)?;
         for active in self.active.iter().filter(|active| active.patch.touches(&site.name)) {
             if active.rows.is_some() {
                 return Err(Error::Unsupported {
@@ -156,7 +179,7 @@ impl<'a> Pass<'a> {
             return Err(Error::Other(format!("site `{}` is no convolution", site.name)));
         };
         let affine = self.folded(model, site)?;
-        let weight = affine.weight.reshape([site.out, site.input / (height * width), height, width]);
+        let weight = affine.dense().reshape([site.out, site.input / (height * width), height, width]);
         let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
         Ok(module::conv2d(x, weight, affine.bias, options))
     }
@@ -166,7 +189,7 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// When the weights lack the site or a patch does not fit.
     pub fn embedding(&self, model: &dyn Model, site: &Site, ids: Tensor<2, Int>) -> Result<Tensor<3>> {
-        Ok(module::embedding(self.folded(model, site)?.weight, ids))
+        Ok(self.folded(model, site)?.weight.rows(ids))
     }
 
     /// A layer norm over the last axis.
@@ -176,7 +199,16 @@ impl<'a> Pass<'a> {
     pub fn layer_norm(&self, model: &dyn Model, site: &Site, x: Tensor<3>, eps: f64) -> Result<Tensor<3>> {
         let affine = self.folded(model, site)?;
         let shift = affine.bias.clone().unwrap_or_else(|| Tensor::zeros([site.out], (&x.device(), x.dtype())));
-        Ok(acclimate_kernels::layer_norm(x, affine.weight.reshape([site.out]), shift, eps))
+        Ok(acclimate_kernels::layer_norm(x, affine.dense().reshape([site.out]), shift, eps))
+    }
+
+    /// A norm by the root of the mean square over the last axis, with a scale and no shift.
+    ///
+    /// # Errors
+    /// When the weights lack the site or a patch does not fit.
+    pub fn rms_norm(&self, model: &dyn Model, site: &Site, x: Tensor<3>, eps: f64) -> Result<Tensor<3>> {
+        let scale = self.folded(model, site)?.dense().reshape([site.out]);
+        Ok(acclimate_kernels::rms_norm(x, scale, eps))
     }
 
     /// A norm over groups of channels, `[batch, channels, height, width]`.
@@ -224,9 +256,42 @@ impl<'a> Pass<'a> {
         Ok(scale_shift(normal, &affine))
     }
 
-    /// Attention over projected states `[batch, length, heads·width]`; `hidden` `[batch, keys]` is added to the scores.
-    pub fn attention(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, hidden: Tensor<2>, heads: usize) -> Tensor<3> {
-        acclimate_kernels::attention(q, k, v, hidden, heads)
+    /// Attention of several heads over projected states, `[batch, length, heads·width]`; keys and values may have fewer heads, each for a
+    /// group of the queries'.
+    pub fn attention(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, visible: &Visible, heads: usize) -> Tensor<3> {
+        acclimate_kernels::attention(q, k, v, visible, heads)
+    }
+
+    /// Scores of the vocabulary after states `[rows, width]`: `[rows, words]`. See [`Model::vocabulary`].
+    ///
+    /// # Errors
+    /// A model without a vocabulary, or a patch that does not fit.
+    pub fn scores(&self, model: &dyn Model, states: Tensor<2>) -> Result<Tensor<2>> {
+        let site = vocabulary(model)?;
+        match site.kind {
+            SiteKind::Embedding => Ok(self.folded(model, site)?.forward(states)),
+            _ => self.linear(model, site, states),
+        }
+    }
+
+    /// `−log softmax(scores)` of the words that follow states `[rows, width]`: `[rows]`. Where no patch stands at the vocabulary's site,
+    /// the scores of all rows are never held together.
+    ///
+    /// # Errors
+    /// As [`Pass::scores`].
+    ///
+    /// # Panics
+    /// When a target lies outside the vocabulary.
+    pub fn cross_entropy(&self, model: &dyn Model, states: Tensor<2>, targets: Tensor<1, Int>) -> Result<Tensor<1>> {
+        let site = vocabulary(model)?;
+        if site.kind == SiteKind::Embedding || !self.active.iter().any(|active| active.patch.touches(&site.name)) {
+            let affine = self.folded(model, site)?;
+            if affine.bias.is_none() {
+                return Ok(affine.weight.cross_entropy(states, targets));
+            }
+        }
+        let log = activation::log_softmax(self.scores(model, states)?, 1);
+        Ok(log.gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg())
     }
 
     /// A sub-block before its residual addition; activation adapters stand around `body`.
@@ -278,8 +343,8 @@ impl<'a> Pass<'a> {
     /// When its tensors do not fit, or heads differ by row where features are not one per row of the batch.
     pub fn head(&self, features: Tensor<2>) -> Result<Option<Tensor<2>>> {
         let logits = |patch: &Patch| -> Result<Tensor<2>> {
-            let (weight, bias) = (patch.params.get("head.weight")?, patch.params.get("head.bias")?);
-            Ok(Affine { weight, bias: Some(bias) }.forward(features.clone()))
+            let (weight, bias) = (patch.params.get::<2>("head.weight")?, patch.params.get("head.bias")?);
+            Ok(Affine::new(weight, Some(bias)).forward(features.clone()))
         };
         let with_head = || self.active.iter().filter(|active| active.patch.has_head());
         let common =
@@ -306,6 +371,14 @@ impl<'a> Pass<'a> {
     }
 }
 
+fn vocabulary(model: &dyn Model) -> Result<&Site> {
+    model.vocabulary().ok_or_else(|| Error::Unsupported {
+        who: "the model".to_owned(),
+        what: "say how likely a word is".to_owned(),
+        instead: "choose a model that reads from left to right, such as `asset:smollm2`".to_owned(),
+    })
+}
+
 fn by_row(who: &str) -> Error {
     Error::Unsupported {
         who: who.to_owned(),
@@ -316,7 +389,7 @@ fn by_row(who: &str) -> Error {
 
 fn scale_shift(x: Tensor<4>, affine: &Affine) -> Tensor<4> {
     let channels = x.dims()[1];
-    let scaled = x * affine.weight.clone().reshape([1, channels, 1, 1]);
+    let scaled = x * affine.dense().reshape([1, channels, 1, 1]);
     match &affine.bias {
         Some(bias) => scaled + bias.clone().reshape([1, channels, 1, 1]),
         None => scaled,

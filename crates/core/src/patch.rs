@@ -4,6 +4,7 @@ use crate::{
     Adapter, Affine, AnyTensor, AnyWeight, Error, Model, Params, Place, Result, Rng, Role, Site, SiteKind,
     read_safetensors, write_safetensors, write_whole,
 };
+use acclimate_kernels::Matrix;
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -90,7 +91,15 @@ impl Patch {
             Adapter::Weight(method) => {
                 method.share_over(sites, like, rng)?.into_params(&name, &mut self.buffers);
                 for site in sites {
-                    let base = affine_at(model.weights(), site)?;
+                    let base = affine_at(model, site)?;
+                    if method.wants_dense() && matches!(base.weight, Matrix::Packed(_)) {
+                        return Err(Error::Unsupported {
+                            who: card.name.to_owned(),
+                            what: format!("stand at `{}`, whose weight is packed", site.name),
+                            instead: "unpack the model with `base = \"dense\"`, or choose a method such as `lora`"
+                                .to_owned(),
+                        });
+                    }
                     let place = Place { site, part: &name, params: &self.params, buffers: &self.buffers, mask: None };
                     let slots = method.init_at(&base, &place, rng)?;
                     let roles = slots.into_params(&format!("{}.{name}", site.name), &mut self.params);
@@ -243,10 +252,10 @@ impl Patch {
         for site in self.at.keys() {
             let here = self.weights_at(site).next().and_then(|(part, _)| part.sites.iter().find(|s| s.name == *site));
             let Some(site) = here else { continue };
-            let base = affine_at(model.weights(), site)?;
+            let base = affine_at(model, site)?;
             let adapted = self.adapted(&base, &site.name)?;
             let shape = model.weights().any(&format!("{}.weight", site.name)).map(AnyTensor::shape).unwrap_or_default();
-            merged.insert(format!("{}.weight", site.name), unflatten(adapted.weight, &shape));
+            merged.insert(format!("{}.weight", site.name), unflatten(adapted.dense(), &shape));
             if let Some(bias) = adapted.bias {
                 merged.insert(format!("{}.bias", site.name), bias);
             }
@@ -384,16 +393,19 @@ struct PatchFile {
 ///
 /// # Errors
 /// When the weights lack the site or have another shape.
-pub fn affine_at(weights: &Params, site: &Site) -> Result<Affine> {
-    let name = format!("{}.weight", site.name);
+pub fn affine_at(model: &dyn Model, site: &Site) -> Result<Affine> {
+    let (weights, name) = (model.weights(), format!("{}.weight", site.name));
+    let bias = if site.bias { Some(weights.get::<1>(&format!("{}.bias", site.name))?) } else { None };
+    if let Some(packed) = model.packed(&name) {
+        return Ok(Affine::new(packed.clone(), bias));
+    }
     let weight = match site.kind {
         SiteKind::Linear | SiteKind::Embedding => weights.get::<2>(&name)?,
         SiteKind::Conv { .. } => weights.get::<4>(&name)?.reshape([site.out, site.input]),
         SiteKind::Norm | SiteKind::BatchNorm => weights.get::<1>(&name)?.reshape([site.out, 1]),
         SiteKind::Block => return Err(Error::Other(format!("site `{}` is a block and has no weight", site.name))),
     };
-    let bias = if site.bias { Some(weights.get::<1>(&format!("{}.bias", site.name))?) } else { None };
-    Ok(Affine { weight, bias })
+    Ok(Affine::new(weight, bias))
 }
 
 /// A norm's whole weight or bias has its scale's or shift's role, whatever the method.

@@ -1,6 +1,7 @@
 //! A batch of sequences on its way through a model.
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use std::sync::Arc;
 
 /// States with what later layers need to know about each position. Prompts lengthen it, dropped tokens shorten it; heads and
 /// losses follow `origin`.
@@ -14,6 +15,9 @@ pub struct Seq {
     pub positions: Tensor<2, Int>,
     /// The input token each position came from, −1 for inserted ones, `[batch, length]`.
     pub origin: Tensor<2, Int>,
+    /// Where in its row, cached positions included, the document of each position begins; row after row. Models that read from left
+    /// to right look no further back and count positions from there.
+    pub starts: Arc<[u32]>,
 }
 
 impl Seq {
@@ -24,12 +28,21 @@ impl Seq {
         let device = mask.device();
         let counted = Tensor::<1, Int>::from_data(TensorData::new(row, [length]), &device);
         let counted = counted.unsqueeze::<2>().expand([batch, length]);
-        Self { h, mask, positions: counted.clone(), origin: counted }
+        Self { h, mask, positions: counted.clone(), origin: counted, starts: vec![0; batch * length].into() }
     }
 
     /// The same positions with other states.
     pub fn with(&self, h: Tensor<3>) -> Self {
         Self { h, ..self.clone() }
+    }
+
+    /// The same sequence made of documents that begin at the given positions.
+    ///
+    /// # Panics
+    /// When there is not one number per position.
+    pub fn starting(self, starts: Arc<[u32]>) -> Self {
+        assert_eq!(starts.len(), self.starts.len(), "a start for each position of each row");
+        Self { starts, ..self }
     }
 
     /// What is added to attention scores: 0 for visible keys and a large negative number for hidden ones, `[batch, length]`.
@@ -56,6 +69,13 @@ impl Seq {
             mask: Tensor::cat(vec![seen, self.mask.clone()], 1),
             positions: Tensor::cat(vec![none.clone(), self.positions.clone()], 1),
             origin: Tensor::cat(vec![none, self.origin.clone()], 1),
+            // New positions belong to the first document of their row.
+            starts: self.by_row(|row| {
+                let first = row.first().copied().unwrap_or(0);
+                std::iter::repeat_n(first, n)
+                    .chain(row.iter().map(|&s| if s == first { s } else { s + n as u32 }))
+                    .collect()
+            }),
         }
     }
 
@@ -68,7 +88,17 @@ impl Seq {
             mask: self.mask.clone().select(1, at.clone()),
             positions: self.positions.clone().select(1, at.clone()),
             origin: self.origin.clone().select(1, at),
+            // Documents keep their order; a start moves up by the positions that are gone before it.
+            starts: self.by_row(|row| {
+                let moved = |start: u32| positions.iter().filter(|&&p| (p as u32) < start).count() as u32;
+                positions.iter().map(|&p| moved(row[p])).collect()
+            }),
         }
+    }
+
+    /// Starts of every row, changed row by row.
+    fn by_row(&self, f: impl Fn(&[u32]) -> Vec<u32>) -> Arc<[u32]> {
+        self.starts.chunks(self.mask.dims()[1].max(1)).flat_map(f).collect()
     }
 
     /// The number type of the states.

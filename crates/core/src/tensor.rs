@@ -105,6 +105,11 @@ impl AnyTensor {
         self.0.to_data().convert::<f64>().try_into_vec_as::<f64>().expect("converted to f64 the line before")
     }
 
+    /// The numbers on the host in single precision, in row-major order.
+    pub fn to_f32s(&self) -> Vec<f32> {
+        self.0.to_data().convert::<f32>().try_into_vec_as::<f32>().expect("converted to f32 the line before")
+    }
+
     /// The same numbers under another type.
     pub fn cast(&self, dtype: DType) -> Self {
         Self(self.0.clone().cast(dtype))

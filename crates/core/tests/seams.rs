@@ -130,7 +130,7 @@ impl WeightAdapter for Thin {
     }
 
     fn weight(&self, base: &Affine, p: &ThinParams, _: &Here<'_, ()>) -> Result<Affine> {
-        Ok(base.with_weight(base.weight.clone() + p.b.clone().matmul(p.a.clone())))
+        Ok(base.with_weight(base.dense() + p.b.clone().matmul(p.a.clone())))
     }
 
     fn count(&self, site: &Site) -> usize {
@@ -164,11 +164,11 @@ impl WeightAdapter for Whole {
     }
 
     fn init(&self, base: &Affine, _: &Here<'_, ()>, _: &mut Rng) -> Result<WholeParams> {
-        Ok(WholeParams { weight: base.weight.clone(), bias: base.bias.clone() })
+        Ok(WholeParams { weight: base.dense(), bias: base.bias.clone() })
     }
 
     fn weight(&self, _: &Affine, p: &WholeParams, _: &Here<'_, ()>) -> Result<Affine> {
-        Ok(Affine { weight: p.weight.clone(), bias: p.bias.clone() })
+        Ok(Affine::new(p.weight.clone(), p.bias.clone()))
     }
 
     fn count(&self, site: &Site) -> usize {

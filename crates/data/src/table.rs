@@ -30,6 +30,8 @@ pub enum Value {
     Bool(bool),
     /// Several strings, such as the labels or the words of a row.
     List(Vec<String>),
+    /// A list of objects, such as the turns of a dialogue; read from JSON lines alone.
+    Objects(Vec<serde_json::Map<String, serde_json::Value>>),
 }
 
 impl Value {
@@ -39,7 +41,7 @@ impl Value {
             Self::Text(text) => Some(text.clone()),
             Self::Number(number) => Some(number.to_string()),
             Self::Bool(flag) => Some(flag.to_string()),
-            Self::Null | Self::List(_) => None,
+            Self::Null | Self::List(_) | Self::Objects(_) => None,
         }
     }
 
@@ -53,7 +55,9 @@ impl Value {
                 .trim()
                 .parse()
                 .map_err(|_| format!("is not a number, got `{}`; correct it or drop the row", short(text)))?,
-            Self::List(_) => return Err("is a list, a number is needed; choose another column".into()),
+            Self::List(_) | Self::Objects(_) => {
+                return Err("is a list, a number is needed; choose another column".into());
+            }
         };
         match number.is_finite() {
             true => Ok(number),
@@ -383,6 +387,13 @@ fn json_value(value: serde_json::Value) -> Result<Value, String> {
             Ok(Value::Number(number))
         }
         Json::String(text) => Ok(Value::Text(text)),
+        Json::Array(items) if items.first().is_some_and(Json::is_object) => {
+            let object = |item| match item {
+                Json::Object(object) => Ok(object),
+                _ => Err("holds a list of objects with something else among them; drop it".to_owned()),
+            };
+            Ok(Value::Objects(items.into_iter().map(object).collect::<Result<_, _>>()?))
+        }
         Json::Array(items) => {
             let item = |item| match json_value(item)?.text() {
                 Some(text) => Ok(text),

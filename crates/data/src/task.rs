@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use acclimate_core::{Error, Result};
 
+use crate::chat::{ASSISTANT, Message};
 use crate::table::{Table, Value};
 
 /// Column names tried for the text, in this order.
@@ -17,6 +18,18 @@ pub const PAIR_NAMES: [&str; 5] = ["text_pair", "sentence2", "hypothesis", "pass
 pub const WORDS_NAMES: [&str; 2] = ["tokens", "words"];
 /// Column names tried for image files.
 pub const IMAGE_NAMES: [&str; 2] = ["image", "path"];
+/// Column names tried for whole dialogues.
+pub const MESSAGES_NAMES: [&str; 2] = ["messages", "conversations"];
+/// Column names tried for what is asked.
+pub const PROMPT_NAMES: [&str; 3] = ["prompt", "instruction", "question"];
+/// Column names tried for what is to be answered.
+pub const COMPLETION_NAMES: [&str; 4] = ["completion", "response", "output", "answer"];
+/// Column names tried for the answers to choose from.
+pub const CHOICES_NAMES: [&str; 2] = ["choices", "options"];
+/// Column names tried for the right one of the choices, after those of [`TARGET_NAMES`].
+const ANSWER_NAMES: [&str; 1] = ["answer"];
+/// The column that goes on where an instruction ends.
+const INPUT_NAME: &str = "input";
 /// Column names tried for the target.
 pub const TARGET_NAMES: [&str; 10] =
     ["label", "labels", "class", "target", "rating", "score", "tags", "ner_tags", "category", "y"];
@@ -39,6 +52,14 @@ pub struct Columns {
     pub features: Vec<String>,
     /// What features are divided by, such as 255 for the bytes of pixels.
     pub divide_by: Option<f32>,
+    /// Whole dialogues: lists of `role` and `content`, or of `from` and `value`.
+    pub messages: Option<String>,
+    /// What is asked. A column `instruction` is followed by the row's `input`, where there is one.
+    pub prompt: Option<String>,
+    /// What is to be answered.
+    pub completion: Option<String>,
+    /// The answers to choose from.
+    pub choices: Option<String>,
     /// The target.
     pub target: Option<String>,
 }
@@ -76,6 +97,13 @@ pub enum Target {
     Numbers,
     /// No target: the second text of a row belongs to its first, other rows' do not.
     Pairs,
+    /// No target: a text is predicted token by token.
+    Text,
+    /// No target: the assistant's turns of a dialogue are predicted.
+    Dialogue,
+    /// The right one of several choices: its position from zero, its letter from `A`, or its text, the same way in all
+    /// rows. Where more than one way fits all rows the first of these holds.
+    Choice,
 }
 
 /// What a model is given, without labels.
@@ -96,6 +124,19 @@ pub enum Inputs {
         /// Rows times `width` numbers.
         values: Vec<f32>,
     },
+    /// A dialogue per row.
+    Dialogues(Vec<Vec<Message>>),
+    /// A question with its answers to choose from per row.
+    Choices(Vec<Choices>),
+}
+
+/// A question with its answers to choose from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Choices {
+    /// The question.
+    pub prompt: String,
+    /// The answers, at least two.
+    pub choices: Vec<String>,
 }
 
 /// What is to be predicted, a row each.
@@ -126,6 +167,10 @@ pub enum Labels {
     Numbers(Vec<f64>),
     /// The two texts of each of this many rows belong together.
     Pairs(usize),
+    /// Each of this many rows is its own target.
+    Text(usize),
+    /// The position of the right choice per row.
+    Choice(Vec<usize>),
 }
 
 /// Inputs with their labels.
@@ -141,12 +186,19 @@ impl Inputs {
     /// Reads the inputs of a table; a target column is not looked at.
     ///
     /// # Errors
-    /// No column of a usual name, an unknown column, an empty cell or a feature that is no finite number.
+    /// No column of a usual name, an unknown column, an empty cell, a feature that is no finite number, or a dialogue or a
+    /// list of choices of another form.
     pub fn read(table: &Table, columns: &Columns) -> Result<Self> {
         if !columns.features.is_empty() {
             return features(table, &columns.features, columns.divide_by);
         }
         let (words, image) = (found(table, &columns.words, &WORDS_NAMES), found(table, &columns.image, &IMAGE_NAMES));
+        if columns.choices.is_some() {
+            return choices(table, columns);
+        }
+        if columns.messages.is_some() || columns.prompt.is_some() {
+            return dialogues(table, columns, false);
+        }
         let named = columns.words.is_some() || columns.image.is_some();
         let text = if named { columns.text.clone() } else { found(table, &columns.text, &TEXT_NAMES) };
         match (text, words, image) {
@@ -169,6 +221,10 @@ impl Inputs {
                 let path = |path: String| folder.map_or_else(|| PathBuf::from(&path), |folder| folder.join(&path));
                 Ok(Self::Images(table.texts(&image)?.into_iter().map(path).collect()))
             }
+            (None, None, None) if found(table, &None, &CHOICES_NAMES).is_some() => choices(table, columns),
+            (None, None, None) if found(table, &None, &[&MESSAGES_NAMES[..], &PROMPT_NAMES].concat()).is_some() => {
+                dialogues(table, columns, false)
+            }
             (None, None, None) => {
                 Err(no_column(table, "input", "text", &[&TEXT_NAMES[..], &WORDS_NAMES[..], &IMAGE_NAMES[..]].concat()))
             }
@@ -183,6 +239,8 @@ impl Inputs {
             Self::Words(rows) => rows.len(),
             Self::Images(rows) => rows.len(),
             Self::Features { width, values } => values.len() / width,
+            Self::Dialogues(rows) => rows.len(),
+            Self::Choices(rows) => rows.len(),
         }
     }
 
@@ -205,6 +263,8 @@ impl Inputs {
                 let row = |&row: &usize| values[row * width..(row + 1) * width].iter().copied();
                 Self::Features { width: *width, values: index.iter().flat_map(row).collect() }
             }
+            Self::Dialogues(rows) => Self::Dialogues(pick(rows, index)),
+            Self::Choices(rows) => Self::Choices(pick(rows, index)),
         }
     }
 }
@@ -217,7 +277,8 @@ impl Labels {
             Self::MultiLabel { rows, .. } => rows.len(),
             Self::Tokens { rows, .. } => rows.len(),
             Self::Numbers(rows) => rows.len(),
-            Self::Pairs(rows) => *rows,
+            Self::Pairs(rows) | Self::Text(rows) => *rows,
+            Self::Choice(rows) => rows.len(),
         }
     }
 
@@ -226,11 +287,11 @@ impl Labels {
         self.len() == 0
     }
 
-    /// Names of classes or labels; none for numbers and pairs.
+    /// Names of classes or labels; none where labels have no names.
     pub fn names(&self) -> &[String] {
         match self {
             Self::Classes { names, .. } | Self::MultiLabel { names, .. } | Self::Tokens { names, .. } => names,
-            Self::Numbers(_) | Self::Pairs(_) => &[],
+            Self::Numbers(_) | Self::Pairs(_) | Self::Text(_) | Self::Choice(_) => &[],
         }
     }
 
@@ -245,6 +306,8 @@ impl Labels {
             Self::Tokens { names, rows } => Self::Tokens { names: names.clone(), rows: pick(rows, index) },
             Self::Numbers(rows) => Self::Numbers(pick(rows, index)),
             Self::Pairs(_) => Self::Pairs(index.len()),
+            Self::Text(_) => Self::Text(index.len()),
+            Self::Choice(rows) => Self::Choice(pick(rows, index)),
         }
     }
 
@@ -264,7 +327,7 @@ impl Labels {
                 order.iter().enumerate().for_each(|(rank, &row)| strata[row] = rank * PARTS / numbers.len());
                 strata
             }
-            Self::Tokens { .. } | Self::Pairs(_) => vec![0; self.len()],
+            Self::Tokens { .. } | Self::Pairs(_) | Self::Text(_) | Self::Choice(_) => vec![0; self.len()],
         }
     }
 }
@@ -274,8 +337,30 @@ impl Examples {
     ///
     /// # Errors
     /// Those of [`Inputs::read`]; no target column of a usual name; a target that is absent, not a number where
-    /// numbers are needed, NaN, or not among the given names, with its row; a class target with a single class.
+    /// numbers are needed, NaN, or not among the given names, with its row; a class target with a single class; a
+    /// dialogue in which the assistant has no turn.
     pub fn read(table: &Table, columns: &Columns, target: &Target) -> Result<Self> {
+        match target {
+            Target::Text => {
+                let text = found(table, &columns.text, &TEXT_NAMES);
+                let text = text.ok_or_else(|| no_column(table, "text", "text", &TEXT_NAMES))?;
+                let inputs = Inputs::Texts(table.texts(&text)?);
+                return Ok(Self { labels: Labels::Text(inputs.len()), inputs });
+            }
+            Target::Dialogue => {
+                let inputs = dialogues(table, columns, true)?;
+                return Ok(Self { labels: Labels::Text(inputs.len()), inputs });
+            }
+            Target::Choice => {
+                let inputs = choices(table, columns)?;
+                let names = [&TARGET_NAMES[..], &ANSWER_NAMES].concat();
+                let column = found(table, &columns.target, &names);
+                let column = column.ok_or_else(|| no_column(table, "target", "target", &names))?;
+                let labels = read_labels(table, &column, target, &inputs)?;
+                return Ok(Self { inputs, labels });
+            }
+            _ => {}
+        }
         if *target == Target::Pairs {
             let pair = found(table, &columns.pair, &PAIR_NAMES);
             let pair = pair.ok_or_else(|| no_column(table, "second text", "pair", &PAIR_NAMES))?;
@@ -384,7 +469,131 @@ fn read_labels(table: &Table, column: &str, target: &Target, inputs: &Inputs) ->
         }
         Target::Numbers => Ok(Labels::Numbers(table.numbers(column)?)),
         Target::Pairs => Ok(Labels::Pairs(inputs.len())),
+        Target::Text | Target::Dialogue => Ok(Labels::Text(inputs.len())),
+        Target::Choice => {
+            let Inputs::Choices(rows) = inputs else {
+                return Err(Error::Unsupported {
+                    who: format!("column `{column}`"),
+                    what: "name a choice where the inputs have none".into(),
+                    instead: "name the column of choices with `choices`".into(),
+                });
+            };
+            let answers = table.texts(column)?;
+            let places = |way: Way| -> Vec<usize> {
+                let place = |(answer, row): (&String, &Choices)| way(answer.trim(), &row.choices);
+                answers.iter().zip(rows).map_while(place).collect()
+            };
+            // A number may be a place or a choice's own text: all rows of a table mean the same.
+            let best = [place_of_number, place_of_letter, place_of_text].map(places);
+            let best = best.into_iter().rev().max_by_key(Vec::len).expect("there are three");
+            match best.len() {
+                row if row < answers.len() => {
+                    let (answer, last) = (&answers[row], rows[row].choices.len() - 1);
+                    let what =
+                        format!("is none of the choices, got `{answer}`; give 0 to {last}, a letter, or the text");
+                    Err(table.row_error(row, column, format!("{what}, the same way in all rows")))
+                }
+                _ => Ok(Labels::Choice(best)),
+            }
+        }
     }
+}
+
+/// How an answer says which of the choices it is.
+type Way = fn(&str, &[String]) -> Option<usize>;
+
+fn place_of_number(answer: &str, choices: &[String]) -> Option<usize> {
+    answer.parse().ok().filter(|&place| place < choices.len())
+}
+
+fn place_of_letter(answer: &str, choices: &[String]) -> Option<usize> {
+    let letter = answer.parse::<char>().ok()?.to_ascii_uppercase();
+    ('A'..='Z').position(|other| other == letter).filter(|&place| place < choices.len())
+}
+
+fn place_of_text(answer: &str, choices: &[String]) -> Option<usize> {
+    choices.iter().position(|choice| choice.trim() == answer)
+}
+
+/// What is asked in each row: an instruction goes on with the row's `input`, after a blank line.
+fn prompts(table: &Table, columns: &Columns) -> Result<Vec<String>> {
+    let column = found(table, &columns.prompt, &PROMPT_NAMES);
+    let column = column.ok_or_else(|| no_column(table, "prompt", "prompt", &PROMPT_NAMES))?;
+    let mut prompts = table.texts(&column)?;
+    if column == "instruction"
+        && let Ok(input) = table.column(INPUT_NAME)
+    {
+        for (prompt, row) in prompts.iter_mut().zip(&table.rows) {
+            if let Some(input) = row[input].text().filter(|input| !input.trim().is_empty()) {
+                *prompt = format!("{prompt}\n\n{input}");
+            }
+        }
+    }
+    Ok(prompts)
+}
+
+fn choices(table: &Table, columns: &Columns) -> Result<Inputs> {
+    let column = found(table, &columns.choices, &CHOICES_NAMES);
+    let column = column.ok_or_else(|| no_column(table, "choices", "choices", &CHOICES_NAMES))?;
+    let lists = table.lists(&column, Some('|'))?;
+    let mut rows = Vec::with_capacity(lists.len());
+    for (row, (prompt, choices)) in prompts(table, columns)?.into_iter().zip(lists).enumerate() {
+        if choices.len() < 2 {
+            let what = format!("has {} choices, two are needed; give a list, or text cut at `|`", choices.len());
+            return Err(table.row_error(row, &column, what));
+        }
+        rows.push(Choices { prompt, choices });
+    }
+    Ok(Inputs::Choices(rows))
+}
+
+/// Dialogues out of a column of turns, or of prompts and, with `answered`, completions.
+fn dialogues(table: &Table, columns: &Columns, answered: bool) -> Result<Inputs> {
+    if let Some(column) = found(table, &columns.messages, &MESSAGES_NAMES) {
+        let cell = table.column(&column)?;
+        let rows = table.rows.iter().enumerate().map(|(row, cells)| {
+            let turns = messages(&cells[cell]).map_err(|what| table.row_error(row, &column, what))?;
+            if answered && !turns.iter().any(|turn| turn.role == ASSISTANT) {
+                let what = "has no turn of the assistant to learn from; add one or drop the row";
+                return Err(table.row_error(row, &column, what));
+            }
+            Ok(turns)
+        });
+        return Ok(Inputs::Dialogues(rows.collect::<Result<_>>()?));
+    }
+    let mut rows: Vec<_> =
+        prompts(table, columns)?.into_iter().map(|prompt| vec![Message::new("user", prompt)]).collect();
+    if answered {
+        let column = found(table, &columns.completion, &COMPLETION_NAMES);
+        let column = column.ok_or_else(|| no_column(table, "completion", "completion", &COMPLETION_NAMES))?;
+        for (row, completion) in rows.iter_mut().zip(table.texts(&column)?) {
+            row.push(Message::new(ASSISTANT, completion));
+        }
+    }
+    Ok(Inputs::Dialogues(rows))
+}
+
+/// The turns in a cell, or what is wrong with it.
+fn messages(cell: &Value) -> Result<Vec<Message>, String> {
+    let Value::Objects(turns) = cell else {
+        return Err("is no list of turns; give objects with `role` and `content` in a .jsonl file".into());
+    };
+    let turn = |(place, turn): (usize, &serde_json::Map<String, serde_json::Value>)| {
+        let text = |names: [&str; 2]| names.iter().find_map(|name| turn.get(*name)?.as_str());
+        let (Some(role), Some(content)) = (text(["role", "from"]), text(["content", "value"])) else {
+            let place = place + 1;
+            return Err(format!(
+                "turn {place} has no `role` and `content` of text, nor `from` and `value`; correct it"
+            ));
+        };
+        let role = match role {
+            "human" => "user",
+            "gpt" | "bot" | "model" => ASSISTANT,
+            role => role,
+        };
+        Ok(Message::new(role, content))
+    };
+    turns.iter().enumerate().map(turn).collect()
 }
 
 fn guess(table: &Table, column: &str, inputs: &Inputs) -> Result<Target> {
@@ -562,6 +771,79 @@ mod tests {
         let got = read(&data, Target::Pairs).unwrap();
         assert_eq!(got.select(&[1]).inputs, Inputs::Pairs(vec![("q2".into(), "p2".into())]));
         assert_eq!(got.labels.len(), 2);
+    }
+
+    #[test]
+    fn texts_and_dialogues_are_their_own_targets() {
+        let data = table(&["text", "label"], &[&["a", ""], &["b", ""]]);
+        let got = read(&data, Target::Text).unwrap();
+        assert_eq!((got.inputs.len(), got.select(&[1]).labels), (2, Labels::Text(1)));
+
+        let user = |content: &str| Message::new("user", content);
+        let data = table(&["instruction", "input", "output"], &[&["Add.", "1 2", "3"], &["Hi", "", "Ho"]]);
+        let got = read(&data, Target::Dialogue).unwrap();
+        let rows = vec![
+            vec![user("Add.\n\n1 2"), Message::new("assistant", "3")],
+            vec![user("Hi"), Message::new("assistant", "Ho")],
+        ];
+        assert_eq!(got, Examples { inputs: Inputs::Dialogues(rows), labels: Labels::Text(2) });
+        let inputs = Inputs::read(&data, &Columns::default()).unwrap();
+        assert_eq!(inputs.select(&[1]), Inputs::Dialogues(vec![vec![user("Hi")]]));
+        let error = read(&table(&["prompt"], &[&["a"]]), Target::Dialogue).unwrap_err().to_string();
+        assert!(error.contains("has no completion column; name it with `completion` (tried `completion`"), "{error}");
+    }
+
+    #[test]
+    fn dialogues_are_lists_of_turns() {
+        let read = |lines: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("turns.jsonl");
+            std::fs::write(&file, lines).unwrap();
+            let table = Table::read(&file, &Default::default())?;
+            Examples::read(&table, &Columns::default(), &Target::Dialogue)
+        };
+        let got = read(
+            r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+            {"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#,
+        );
+        let turns = vec![Message::new("user", "a"), Message::new("assistant", "b")];
+        assert_eq!(got.unwrap().inputs, Inputs::Dialogues(vec![turns.clone(), turns]));
+        let error = |lines| read(lines).unwrap_err().to_string();
+        let got = error(r#"{"messages": [{"role": "user", "content": "a"}]}"#);
+        assert!(got.ends_with("turns.jsonl: row 1, column `messages`: has no turn of the assistant to learn from; add one or drop the row"), "{got}");
+        let got = error(r#"{"messages": [{"role": "user", "text": "a"}]}"#);
+        assert!(got.contains("row 1, column `messages`: turn 1 has no `role` and `content` of text"), "{got}");
+        let got = error(r#"{"messages": "a"}"#);
+        assert!(got.contains("row 1, column `messages`: is no list of turns; give objects"), "{got}");
+        assert!(
+            error(r#"{"messages": [{"role": "user", "content": "a"}, 1]}"#).contains("with something else among them")
+        );
+    }
+
+    #[test]
+    fn choices_are_named_in_three_ways() {
+        let rows = |answers: [&str; 2]| {
+            let rows: [&[&str]; 2] = [&["q", "1|0|4", answers[0]], &["q", "x|y|z", answers[1]]];
+            table(&["question", "choices", "answer"], &rows)
+        };
+        let labels = |answers| read(&rows(answers), Target::Choice).unwrap().labels;
+        assert_eq!(labels(["1", "2"]), Labels::Choice(vec![1, 2]));
+        assert_eq!(labels(["c", "A"]), Labels::Choice(vec![2, 0]));
+        assert_eq!(labels(["1", "y"]), Labels::Choice(vec![0, 1]));
+        let data = rows(["0", "0"]);
+        let got = read(&data, Target::Choice).unwrap();
+        let first = Choices { prompt: "q".into(), choices: ["1", "0", "4"].map(str::to_owned).to_vec() };
+        assert_eq!(got.inputs.select(&[0]), Inputs::Choices(vec![first]));
+        assert_eq!(Inputs::read(&data, &Columns::default()).unwrap(), got.inputs);
+        let error = |row: &[&str]| {
+            read(&table(&["question", "choices", "answer"], &[row]), Target::Choice).unwrap_err().to_string()
+        };
+        let got = error(&["q", "x|y", "c"]);
+        assert_eq!(
+            got,
+            "data.csv: row 1, column `answer`: is none of the choices, got `c`; give 0 to 1, a letter, or the text, the same way in all rows"
+        );
+        assert!(error(&["q", "x", "x"]).contains("row 1, column `choices`: has 1 choices, two are needed"));
     }
 
     #[test]

@@ -1,17 +1,37 @@
-//! Text to token ids, with a `tokenizer.json`.
+//! Text to token ids and back, with a `tokenizer.json` or the vocabulary of a GGUF file.
 
+use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use acclimate_core::{Error, Result};
-use tokenizers::{EncodeInput, Encoding, PostProcessor, TruncationParams};
+use acclimate_core::{Error, Gguf, Result};
+use serde_json::Value as Json;
+use tokenizers::{
+    DecodeStream, DecoderWrapper, EncodeInput, Encoding, ModelWrapper, NormalizerWrapper, PostProcessor,
+    PostProcessorWrapper, PreTokenizerWrapper, Token, TruncationParams,
+};
+
+use crate::vocabulary;
 
 /// A tokeniser that cuts every row to a stated length.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     file: PathBuf,
     inner: tokenizers::Tokenizer,
+    /// As `inner`, but it cuts nothing: the library stops early where it is to cut, and what it keeps of the rest is not
+    /// all of it.
+    whole: tokenizers::Tokenizer,
     max_length: usize,
     pad_id: u32,
+    /// What the tokeniser puts before a text.
+    lead: Vec<u32>,
+    ends: Vec<u32>,
+}
+
+/// Token ids to text, one after the other.
+pub struct Stream<'a> {
+    file: &'a Path,
+    inner: DecodeStream<'a, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>,
 }
 
 /// The tokens of one row, special tokens included, without padding.
@@ -50,23 +70,39 @@ pub struct Padded {
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`; rows are cut to `max_length` tokens, special tokens included. Lengths and padding that
-    /// the file states are not used.
+    /// the file states are not used. Which tokens end a text is read from the `generation_config.json`, `config.json`
+    /// or `tokenizer_config.json` beside it, the first that says so.
     ///
     /// # Errors
     /// A file that cannot be read or is no tokeniser, or a length that leaves no room beside the special tokens.
     pub fn from_file(file: &Path, max_length: usize) -> Result<Self> {
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        Self::from_bytes(file, &bytes, max_length)
+        let mut tokenizer = Self::from_bytes(file, &bytes, max_length)?;
+        tokenizer.ends = tokenizer.ends_beside(file.parent().unwrap_or(Path::new("")))?;
+        Ok(tokenizer)
     }
 
-    /// As [`Tokenizer::from_file`], from bytes; `name` stands for the file in messages.
+    /// As [`Tokenizer::from_file`], from bytes; `name` stands for the file in messages, and no token ends a text.
     ///
     /// # Errors
     /// As [`Tokenizer::from_file`].
     pub fn from_bytes(name: impl Into<PathBuf>, bytes: &[u8], max_length: usize) -> Result<Self> {
         let file = name.into();
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| Error::format(&file, format!("is not a tokenizer.json of a known kind: {e}")))?;
+        Self::new(file, inner, max_length, Vec::new())
+    }
+
+    /// The byte-level BPE tokeniser of a GGUF file; rows are cut to `max_length` tokens.
+    ///
+    /// # Errors
+    /// A tokeniser of another kind, damaged values, or a length that leaves no room beside the special tokens.
+    pub fn from_gguf(gguf: &Gguf, max_length: usize) -> Result<Self> {
+        let (inner, ends) = vocabulary::read(gguf)?;
+        Self::new(gguf.file().to_owned(), inner, max_length, ends)
+    }
+
+    fn new(file: PathBuf, mut inner: tokenizers::Tokenizer, max_length: usize, ends: Vec<u32>) -> Result<Self> {
         let least = inner.get_post_processor().map_or(0, |ends| ends.added_tokens(true)) + 1;
         if max_length <= least {
             return Err(Error::Param {
@@ -79,9 +115,44 @@ impl Tokenizer {
         let named = || ["[PAD]", "<pad>", "<|endoftext|>"].iter().find_map(|token| inner.token_to_id(token));
         let pad_id = inner.get_padding().map(|padding| padding.pad_id).or_else(named).unwrap_or(0);
         inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::format(&file, e.to_string()))?;
+        let whole = inner.clone();
         let truncation = TruncationParams { max_length, stride: 0, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|e| Error::format(&file, e.to_string()))?;
-        Ok(Self { file, inner, max_length, pad_id })
+        let lead = match inner.get_post_processor() {
+            None => Vec::new(),
+            Some(ends) => {
+                let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
+                let whole = ends.process(text, None, true).map_err(|e| Error::format(&file, e.to_string()))?;
+                let special = whole.get_special_tokens_mask().iter().take_while(|&&special| special == 1).count();
+                whole.get_ids()[..special].to_vec()
+            }
+        };
+        Ok(Self { file, inner, whole, max_length, pad_id, lead, ends })
+    }
+
+    /// The ids that end a text according to the files in a folder.
+    fn ends_beside(&self, folder: &Path) -> Result<Vec<u32>> {
+        for (name, key) in [
+            ("generation_config.json", "eos_token_id"),
+            ("config.json", "eos_token_id"),
+            ("tokenizer_config.json", "eos_token"),
+        ] {
+            let file = folder.join(name);
+            let Some(config) = read_json(&file)? else { continue };
+            let bad = || Error::format(&file, format!("`{key}` is no token of the tokeniser; correct it"));
+            let id = |value: &Json| match value {
+                Json::String(token) => self.id(token).ok_or_else(bad),
+                value => value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(bad),
+            };
+            match &config[key] {
+                Json::Null => {}
+                Json::Array(ids) => return ids.iter().map(id).collect(),
+                Json::Object(token) => return token.get("content").map_or_else(|| Err(bad()), id).map(|id| vec![id]),
+                value => return Ok(vec![id(value)?]),
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Most tokens of a row.
@@ -102,6 +173,42 @@ impl Tokenizer {
     /// The id of a token, such as `[MASK]`.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The ids after which a model stops, the usual one first; none where the tokeniser's files name none.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// What the tokeniser puts before a text.
+    pub(crate) fn lead(&self) -> &[u32] {
+        &self.lead
+    }
+
+    /// A text as tokens, each with the bytes of the text it stands for; without special tokens, and uncut. The tokens of one
+    /// character have all its bytes; what the tokeniser drops belongs to the token after it.
+    pub(crate) fn spans(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.whole.encode(text, false).map_err(|e| Error::format(&self.file, e.to_string()))?;
+        let mut reached = 0;
+        let span = |&(start, end): &(usize, usize)| {
+            let start = start.min(reached);
+            reached = reached.max(end);
+            start..end
+        };
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(span).collect()))
+    }
+
+    /// A text as token ids, uncut; before it stands what the tokeniser puts before a text, and nothing after it.
+    ///
+    /// # Errors
+    /// A text that the tokeniser cannot encode.
+    pub fn plain(&self, text: &str) -> Result<Vec<u32>> {
+        Ok([self.lead.clone(), self.spans(text)?.0].concat())
+    }
+
+    /// Text out of token ids as they come.
+    pub fn stream(&self) -> Stream<'_> {
+        Stream { file: &self.file, inner: self.inner.decode_stream(true) }
     }
 
     /// Encodes texts with special tokens, in parallel and in the order given.
@@ -171,6 +278,36 @@ impl Tokenizer {
             padded.mask.resize(filled, false);
         }
         padded
+    }
+}
+
+impl Stream<'_> {
+    /// Takes the next token id. Gives the text that is whole with it: none after a special token, and none in the
+    /// middle of a character.
+    ///
+    /// # Errors
+    /// Ids that the tokeniser cannot decode.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>> {
+        let text = self.inner.step(id).map_err(|e| Error::format(self.file, e.to_string()))?;
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+}
+
+impl fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// A JSON file, if it is there.
+pub(crate) fn read_json(file: &Path) -> Result<Option<Json>> {
+    match std::fs::read(file) {
+        Ok(bytes) => {
+            let json = serde_json::from_slice(&bytes);
+            json.map(Some).map_err(|e| Error::format(file, format!("is not JSON ({e}); fetch the file again")))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(file, e)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{check_weights, largest, positive, read_json, wrong_inputs};
 use acclimate_core::{
-    Error, Inputs, Model, Outputs, Params, Pass, Result, Seq, Site, SiteKind, Tokens, read_safetensors,
+    Error, Inputs, Model, Outputs, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible, read_safetensors,
 };
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -182,7 +182,7 @@ impl Bert {
         }
         let prefix = if named.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
         let sites = config.sites(prefix);
-        check_weights(&sites, &named)?;
+        check_weights(&sites, &named, &BTreeMap::new())?;
         Ok(Self { config, weights: named, sites, fingerprint: OnceLock::new() })
     }
 
@@ -230,7 +230,13 @@ impl Bert {
             let before = seq.h.clone();
             let mixed = pass.block(attention, seq, &mut |seq| {
                 let project = |site| pass.linear(self, site, seq.h.clone());
-                let mixed = pass.attention(project(query)?, project(key)?, project(value)?, seq.hidden(), heads);
+                let mixed = pass.attention(
+                    project(query)?,
+                    project(key)?,
+                    project(value)?,
+                    &Visible::Keys(seq.hidden()),
+                    heads,
+                );
                 Ok(seq.with(pass.linear(self, mix, mixed)?))
             })?;
             let h = pass.layer_norm(self, mixed_norm, mixed.h.clone() + before, eps)?;

@@ -1,32 +1,81 @@
 //! Models: immutable weights under the checkpoint's own names.
 //!
-//! A model is read with [`load`] from a folder with `config.json` and `model.safetensors`, or made from weights in memory. It calls
-//! the pass at its sites and knows no method.
+//! A model is read with [`load`] from a folder with `config.json` and `model.safetensors` or from a GGUF file, or made from weights in
+//! memory. It calls the pass at its sites and knows no method.
 
 mod bert;
+mod generate;
+mod gguf;
+mod llama;
 mod resnet;
 pub mod tiny;
 
 pub use bert::{Bert, BertConfig, Pooling};
+pub use generate::{Sampling, generate};
+pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use resnet::{Norm, Resnet, ResnetConfig};
 
-use acclimate_core::{AnyTensor, Error, Model, Params, Result, Site, SiteKind};
+use acclimate_core::{AnyTensor, Error, Model, Packed, Params, Result, Site, SiteKind, read_safetensors};
 use burn::tensor::Device;
-use serde::de::DeserializeOwned;
-use std::path::Path;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// What `model_type` in `config.json` may say, and who reads the folder then.
 type Reader = fn(&Path, &Device) -> Result<Box<dyn Model>>;
-const READERS: [(&str, Reader); 2] = [
+const READERS: [(&str, Reader); 5] = [
     ("bert", |folder, device| Ok(Box::new(Bert::load(folder, device)?))),
+    ("llama", |folder, device| Ok(Box::new(Llama::load(folder, device)?))),
+    ("mistral", |folder, device| Ok(Box::new(Llama::load(folder, device)?))),
+    ("qwen2", |folder, device| Ok(Box::new(Llama::load(folder, device)?))),
     ("resnet", |folder, device| Ok(Box::new(Resnet::load(folder, device)?))),
 ];
 
-/// Reads a model from a folder; `model_type` in its `config.json` says which.
+/// How a quantised model is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Base {
+    /// As its file has it.
+    #[default]
+    Packed,
+    /// Four bytes a number.
+    Dense,
+}
+
+/// The one GGUF file that a place is or that a folder without `config.json` holds.
+///
+/// # Errors
+/// When a folder holds several (the error names them) or cannot be read.
+pub fn gguf_file(place: &Path) -> Result<Option<PathBuf>> {
+    let is_gguf = |file: &Path| file.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    if !place.is_dir() {
+        return Ok(is_gguf(place).then(|| place.to_owned()));
+    }
+    if place.join("config.json").exists() {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(place).map_err(|e| Error::io(place, e))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|f| is_gguf(f)).collect();
+    files.sort();
+    match files.len() {
+        0 | 1 => Ok(files.pop()),
+        n => Err(Error::format(
+            place,
+            format!("holds {n} GGUF files; name one of them, such as `{}`", files[0].display()),
+        )),
+    }
+}
+
+/// Reads a model: a GGUF file, a folder that holds one, or a folder with `config.json`, whose `model_type` says which model it is. What
+/// a GGUF file has packed stays so unless `base` is dense.
 ///
 /// # Errors
 /// When a file is missing or malformed, or the model type is unknown (the error names the known ones).
-pub fn load(folder: &Path, device: &Device) -> Result<Box<dyn Model>> {
+pub fn load(place: &Path, base: Base, device: &Device) -> Result<Box<dyn Model>> {
+    if let Some(file) = gguf_file(place)? {
+        return Ok(Box::new(gguf::load(&file, base, device)?));
+    }
+    let folder = place;
     let config: serde_json::Value = read_json(&folder.join("config.json"))?;
     let Some(name) = config.get("model_type").and_then(serde_json::Value::as_str) else {
         let known: Vec<_> = READERS.iter().map(|(name, _)| format!("`{name}`")).collect();
@@ -42,6 +91,32 @@ pub fn load(folder: &Path, device: &Device) -> Result<Box<dyn Model>> {
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
     let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
     serde_json::from_str(&text).map_err(|e| Error::format(file, e.to_string()))
+}
+
+/// What `model.safetensors.index.json` says.
+#[derive(Deserialize)]
+struct Shards {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The tensors of `model.safetensors`, or of the shards its index names.
+fn read_shards(folder: &Path, device: &Device) -> Result<Params> {
+    let index = folder.join("model.safetensors.index.json");
+    if !index.exists() {
+        return Ok(read_safetensors(&folder.join("model.safetensors"), device)?.0);
+    }
+    let shards: Shards = read_json(&index)?;
+    let mut weights = Params::default();
+    for file in shards.weight_map.values().collect::<BTreeSet<_>>() {
+        // A name from a file must not lead out of the folder.
+        if Path::new(file).components().count() != 1 || file == ".." {
+            return Err(Error::format(&index, format!("`{file}` is no file of this folder; fetch the index again")));
+        }
+        for (name, tensor) in read_safetensors(&folder.join(file), device)?.0.iter() {
+            weights.insert(name, tensor.clone());
+        }
+    }
+    Ok(weights)
 }
 
 /// The tensors a site has in the checkpoint, with their shapes.
@@ -63,9 +138,17 @@ fn shapes(site: &Site) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Refuses weights that lack a tensor of a site, or have one of another shape or number type than the first.
-fn check_weights(sites: &[Site], weights: &Params) -> Result<()> {
+/// A matrix may be packed instead.
+fn check_weights(sites: &[Site], weights: &Params, packed: &BTreeMap<String, Packed>) -> Result<()> {
     let mut dtype = None;
     for (name, shape) in sites.iter().flat_map(shapes) {
+        if let Some(matrix) = packed.get(&name) {
+            if matrix.dims()[..] != shape {
+                let (expected, got) = (format!("{shape:?}"), matrix.dims().to_vec());
+                return Err(Error::Shape { what: format!("tensor `{name}`"), expected, got });
+            }
+            continue;
+        }
         let tensor = weights.any(&name).ok_or_else(|| Error::unknown("tensor", &name, weights.names()))?;
         if tensor.shape() != shape {
             return Err(Error::Shape {

@@ -149,7 +149,7 @@ impl Resnet {
     pub fn from_weights(config: ResnetConfig, weights: Params) -> Result<Self> {
         config.check()?;
         let (sites, shortcuts) = config.sites();
-        check_weights(&sites, &weights)?;
+        check_weights(&sites, &weights, &BTreeMap::new())?;
         Ok(Self { config, weights, sites, shortcuts, fingerprint: OnceLock::new() })
     }
 
@@ -277,7 +277,7 @@ mod tests {
         for norm in [Norm::Batch, Norm::Group(4)] {
             let model = tiny::resnet_with(norm, 0, DType::F64);
             model.save(folder.path()).unwrap();
-            let read = crate::load(folder.path(), &Device::flex()).unwrap();
+            let read = crate::load(folder.path(), crate::Base::Packed, &Device::flex()).unwrap();
             assert_eq!(read.fingerprint(), model.fingerprint());
             assert_eq!(read.sites(), model.sites());
         }
@@ -287,8 +287,8 @@ mod tests {
     fn an_unknown_model_type_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), r#"{"model_type": "brt"}"#).unwrap();
-        let text = crate::load(folder.path(), &Device::flex()).map(|_| ()).unwrap_err().to_string();
-        assert_eq!(text, "unknown model type `brt`; the nearest are `bert`, `resnet`");
+        let text = crate::load(folder.path(), crate::Base::Packed, &Device::flex()).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(text, "unknown model type `brt`; the nearest are `bert`, `llama`, `qwen2`");
     }
 
     #[test]

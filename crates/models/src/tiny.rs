@@ -1,6 +1,6 @@
 //! Models of a few hundred numbers with seeded weights, and inputs for them: what suites and examples run on.
 
-use crate::{Bert, BertConfig, Norm, Pooling, Resnet, ResnetConfig, draw_weights};
+use crate::{Bert, BertConfig, Llama, LlamaConfig, Norm, Pooling, Resnet, ResnetConfig, draw_weights};
 use acclimate_core::{AnyTensor, Inputs, Rng, SiteKind};
 use burn::tensor::{DType, Device};
 
@@ -28,6 +28,45 @@ pub fn bert(seed: u64, dtype: DType) -> Bert {
         tensor(seed, name, shape, 0.3, site.kind == SiteKind::Norm && name.ends_with("weight"), dtype)
     });
     Bert::from_weights(config, weights).expect("drawn to the shapes of this config")
+}
+
+/// Two layers of width 16 with four heads in two groups, feed-forward width 24, 40 words, 64 positions, an output matrix of its own.
+pub fn llama_config() -> LlamaConfig {
+    LlamaConfig {
+        model_type: "llama".to_owned(),
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: Some(2),
+        head_dim: None,
+        vocab_size: 40,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: None,
+        rope_parameters: None,
+        rope_divisors: None,
+        tie_word_embeddings: false,
+        attention_bias: false,
+        mlp_bias: false,
+        hidden_act: "silu".to_owned(),
+        sliding_window: None,
+        use_sliding_window: None,
+    }
+}
+
+/// A decoder of [`llama_config`].
+pub fn llama(seed: u64, dtype: DType) -> Llama {
+    llama_with(llama_config(), seed, dtype)
+}
+
+/// A decoder of a config of choice, whose every tensor matters.
+pub fn llama_with(config: LlamaConfig, seed: u64, dtype: DType) -> Llama {
+    let weights = draw_weights(&config.sites(), |site, name, shape| {
+        tensor(seed, name, shape, 0.3, site.kind == SiteKind::Norm, dtype)
+    });
+    Llama::from_weights(config, weights).expect("drawn to the shapes of this config")
 }
 
 /// A residual network for images of 1 × 8 × 8 and three classes, two stages of widths 8 and 16 with a block each.

@@ -1,4 +1,4 @@
-use acclimate_core::{Affine, Card, Error, Fields, Here, Method, Result, Rng, Site, SiteKind, WeightAdapter};
+use acclimate_core::{Affine, Card, Error, Fields, Here, Matrix, Method, Result, Rng, Site, SiteKind, WeightAdapter};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -88,18 +88,22 @@ impl WeightAdapter for Full {
         site.kind != SiteKind::Block && (self.weights || site.bias)
     }
 
+    fn needs_dense(&self) -> bool {
+        self.weights
+    }
+
     fn share(&self, _: &[Site], _: (DType, Device), _: &mut Rng) -> Result<()> {
         Ok(())
     }
 
     fn init(&self, base: &Affine, _: &Here<'_, ()>, _: &mut Rng) -> Result<FullParams> {
-        let weight = self.weights.then(|| base.weight.clone());
+        let weight = self.weights.then(|| base.dense());
         Ok(FullParams { weight, bias: base.bias.clone().filter(|_| self.biases) })
     }
 
     fn weight(&self, base: &Affine, p: &FullParams, _: &Here<'_, ()>) -> Result<Affine> {
-        let weight = p.weight.as_ref().unwrap_or(&base.weight);
-        Ok(Affine { weight: weight.clone(), bias: p.bias.clone().or_else(|| base.bias.clone()) })
+        let weight = p.weight.clone().map_or_else(|| base.weight.clone(), Matrix::Dense);
+        Ok(Affine::new(weight, p.bias.clone().or_else(|| base.bias.clone())))
     }
 
     fn count(&self, site: &Site) -> usize {

@@ -31,11 +31,11 @@ use serde::{Deserialize, Serialize};
 /// use burn::tensor::{Device, Tensor};
 ///
 /// let site = Site { name: "query".into(), kind: SiteKind::Linear, out: 3, input: 4, bias: false };
-/// let base = Affine { weight: Tensor::ones([3, 4], &Device::flex()), bias: None };
+/// let base = Affine::new(Tensor::<2>::ones([3, 4], &Device::flex()), None);
 /// let here = Here { site: &site, shared: &(), mask: None };
 /// let hra = Hra { rank: 2, ..Hra::default() };
 /// let p = hra.init(&base, &here, &mut Rng::new(0, "init", 0))?;
-/// let moved = hra.weight(&base, &p, &here)?.weight - base.weight;
+/// let moved = hra.weight(&base, &p, &here)?.dense() - base.dense();
 /// assert!(moved.abs().max().into_scalar::<f32>() < 1e-6);
 /// # Ok::<(), acclimate_core::Error>(())
 /// ```
@@ -96,8 +96,8 @@ impl WeightAdapter for Hra {
 
     fn weight(&self, base: &Affine, p: &HraParams, _: &Here<'_, ()>) -> Result<Affine> {
         let (unit, core) = compact(&p.u);
-        let change = base.weight.clone().matmul(unit.clone()).matmul(core).matmul(unit.transpose());
-        Ok(base.with_weight(base.weight.clone() - change))
+        let change = base.dense().matmul(unit.clone()).matmul(core).matmul(unit.transpose());
+        Ok(base.with_weight(base.dense() - change))
     }
 
     fn apply(&self, x: Tensor<2>, base: &Affine, p: &HraParams, _: &Here<'_, ()>) -> Result<Tensor<2>> {

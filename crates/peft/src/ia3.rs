@@ -73,10 +73,10 @@ impl WeightAdapter for Ia3 {
 
     fn weight(&self, base: &Affine, p: &Ia3Params, here: &Here<'_, ()>) -> Result<Affine> {
         if self.scales_input(here.site) {
-            return Ok(base.with_weight(base.weight.clone() * columns(&p.scale, here.site)));
+            return Ok(base.with_weight(base.dense() * columns(&p.scale, here.site)));
         }
         let bias = base.bias.clone().map(|bias| bias * p.scale.clone());
-        Ok(Affine { weight: base.weight.clone() * p.scale.clone().unsqueeze_dim::<2>(1), bias })
+        Ok(Affine::new(base.dense() * p.scale.clone().unsqueeze_dim::<2>(1), bias))
     }
 
     fn apply(&self, x: Tensor<2>, base: &Affine, p: &Ia3Params, here: &Here<'_, ()>) -> Result<Tensor<2>> {

@@ -32,12 +32,12 @@ use std::collections::BTreeMap;
 /// use burn::tensor::{Device, Tensor};
 ///
 /// let site = Site { name: "query".into(), kind: SiteKind::Linear, out: 3, input: 4, bias: false };
-/// let base = Affine { weight: Tensor::ones([3, 4], &Device::flex()), bias: None };
+/// let base = Affine::new(Tensor::<2>::ones([3, 4], &Device::flex()), None);
 /// let here = Here { site: &site, shared: &(), mask: None };
 /// let lora = Lora { rank: 2, ..Lora::default() };
 /// let p = lora.init(&base, &here, &mut Rng::new(0, "init", 0))?;
-/// let start = lora.weight(&base, &p, &here)?.weight;
-/// assert_eq!(start.into_data(), base.weight.into_data());
+/// let start = lora.weight(&base, &p, &here)?.dense();
+/// assert_eq!(start.into_data(), base.dense().into_data());
 /// assert_eq!(lora.count(&site), 2 * (3 + 4));
 /// # Ok::<(), acclimate_core::Error>(())
 /// ```
@@ -114,7 +114,7 @@ impl WeightAdapter for Lora {
     }
 
     fn weight(&self, base: &Affine, p: &LoraParams, here: &Here<'_, ()>) -> Result<Affine> {
-        Ok(base.with_weight(base.weight.clone() + p.b.clone().matmul(p.a.clone()) * self.scale(here.site)))
+        Ok(base.with_weight(base.dense() + p.b.clone().matmul(p.a.clone()) * self.scale(here.site)))
     }
 
     fn apply(&self, x: Tensor<2>, base: &Affine, p: &LoraParams, here: &Here<'_, ()>) -> Result<Tensor<2>> {

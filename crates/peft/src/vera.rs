@@ -105,7 +105,7 @@ impl WeightAdapter for Vera {
     fn weight(&self, base: &Affine, p: &VeraParams, here: &Here<'_, VeraShared>) -> Result<Affine> {
         let (a, b) = here.shared.slices(base.dims());
         let change = (b * p.d.clone().unsqueeze_dim::<2>(0)).matmul(a) * p.b.clone().unsqueeze_dim::<2>(1);
-        Ok(base.with_weight(base.weight.clone() + change))
+        Ok(base.with_weight(base.dense() + change))
     }
 
     fn apply(&self, x: Tensor<2>, base: &Affine, p: &VeraParams, here: &Here<'_, VeraShared>) -> Result<Tensor<2>> {
@@ -137,7 +137,7 @@ mod tests {
         let site = Site { name: "s".to_owned(), kind: SiteKind::Linear, out: 4, input: 3, bias: false };
         let like = (DType::F64, Device::flex());
         let mut rng = Rng::new(1, "test", 0);
-        let base = Affine { weight: draw::uniform([4, 3], 1.0, &like, &mut rng), bias: None };
+        let base = Affine::new(draw::uniform([4, 3], 1.0, &like, &mut rng), None);
         let vera = Vera { rank: 2, ..Vera::default() };
         let shared = vera.share(std::slice::from_ref(&site), like.clone(), &mut rng).unwrap();
         let vector = |n, rng: &mut Rng| draw::uniform([1, n], 1.0, &like, rng).reshape([n]);
@@ -147,6 +147,6 @@ mod tests {
         let b = shared.b.clone() * p.b.clone().reshape([4, 1]);
         let theirs = lora.weight(&base, &LoraParams { a, b }, &Here { site: &site, shared: &(), mask: None }).unwrap();
         let ours = vera.weight(&base, &p, &Here { site: &site, shared: &shared, mask: None }).unwrap();
-        assert!((ours.weight - theirs.weight).abs().max().into_scalar::<f64>() < 1e-14);
+        assert!((ours.dense() - theirs.dense()).abs().max().into_scalar::<f64>() < 1e-14);
     }
 }

@@ -49,7 +49,7 @@ pub struct BatchStatisticsState {}
 impl TestTime for BatchStatistics {
     type State = BatchStatisticsState;
 
-    fn prepare(&self, _: &Host<'_>) -> Result<BatchStatisticsState> {
+    fn prepare(&self, _: &mut Host<'_>) -> Result<BatchStatisticsState> {
         Ok(BatchStatisticsState {})
     }
 

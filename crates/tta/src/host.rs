@@ -1,5 +1,6 @@
 //! What a test-time method works with: the model, the patch under adaptation, its optimiser and the statistics of norms.
 
+use crate::text::before;
 use acclimate_core::{
     AnyOptimiser, AnyState, At, Error, Inputs, Model, Normaliser, Params, Pass, Patch, RecordReader, RecordWriter,
     Result, Role, Source, total,
@@ -35,6 +36,7 @@ pub struct Gradient {
 pub struct Host<'a> {
     model: &'a dyn Model,
     under: Option<&'a Patch>,
+    reference: &'a [Inputs],
     optimiser: Option<(&'a dyn AnyOptimiser, Box<dyn AnyState>)>,
     first: Patch,
     patch: Patch,
@@ -52,6 +54,7 @@ impl<'a> Host<'a> {
         Ok(Self {
             model,
             under: None,
+            reference: &[],
             optimiser: None,
             first: patch.clone(),
             patch,
@@ -79,6 +82,17 @@ impl<'a> Host<'a> {
         Ok(self)
     }
 
+    /// The same host with batches like those the model was trained on, for methods that measure something there first.
+    pub fn reference(mut self, batches: &'a [Inputs]) -> Self {
+        self.reference = batches;
+        self
+    }
+
+    /// Batches like those the model was trained on, if any were given.
+    pub fn reference_batches(&self) -> &'a [Inputs] {
+        self.reference
+    }
+
     /// The frozen model.
     pub fn model(&self) -> &'a dyn Model {
         self.model
@@ -87,6 +101,11 @@ impl<'a> Host<'a> {
     /// The patch as it is now.
     pub fn patch(&self) -> &Patch {
         &self.patch
+    }
+
+    /// The patch that a reset brings back.
+    pub fn first(&self) -> &Patch {
+        &self.first
     }
 
     /// Whether there is an optimiser.
@@ -99,7 +118,8 @@ impl<'a> Host<'a> {
         self.counts
     }
 
-    /// Logits of the adapted model with the given statistics, without a gradient tape.
+    /// Logits of the adapted model with the given statistics, without a gradient tape. Of text they are what was said before each scored
+    /// word, see [`crate::scored`].
     ///
     /// # Errors
     /// When the inputs do not fit, the statistics refuse the batch, or neither model nor patches have a head.
@@ -143,6 +163,21 @@ impl<'a> Host<'a> {
         let mut tape = loss.backward();
         let gradients = tracked.params.gradients(&mut tape);
         Ok(Gradient { logits: logits.inner(), loss: loss.inner(), gradients })
+    }
+
+    /// New values for the trained tensors, by a rule of the method's own. After an error nothing has changed.
+    ///
+    /// # Errors
+    /// When they are not finite.
+    pub fn replace(&mut self, who: &str, params: Params) -> Result<()> {
+        let step = self.step + 1;
+        if !params.is_finite() {
+            let what = "the step leads to numbers that are not finite".to_owned();
+            return Err(Error::Numeric { who: who.to_owned(), step, what });
+        }
+        (self.patch.params, self.step) = (params, step);
+        self.counts.updates += 1;
+        Ok(())
     }
 
     /// One step of the optimiser. After an error nothing has changed.
@@ -233,7 +268,13 @@ impl<'a> Host<'a> {
 
     fn logits(&self, patch: Option<&Patch>, batch: &Inputs, statistics: &dyn Normaliser) -> Result<Tensor<2>> {
         let pass = [self.under, patch].into_iter().flatten().fold(Pass::bare(), Pass::and);
-        let outputs = self.model.forward(batch, &pass.normaliser(statistics))?;
+        let pass = pass.normaliser(statistics);
+        let outputs = self.model.forward(batch, &pass)?;
+        if let (Inputs::Tokens(tokens), Some(states), None) = (batch, &outputs.states, &outputs.logits)
+            && self.model.vocabulary().is_some()
+        {
+            return pass.scores(self.model, before(tokens, states)?);
+        }
         outputs.logits.ok_or_else(|| Error::Unsupported {
             who: "the model".to_owned(),
             what: "predict: neither it nor a patch has a head".to_owned(),

@@ -2,18 +2,22 @@
 //!
 //! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
 mod batch_statistics;
+mod dynamic_evaluation;
 mod host;
 mod loss;
 mod method;
 mod stream;
 mod tent;
+mod text;
 
+pub use dynamic_evaluation::Rule;
 pub use host::{Counts, Gradient, Host};
 pub use loss::entropy;
 pub use method::{AnyTestTime, TestTime};
 pub use stream::{Event, Report, Reset, Stream, Watch};
+pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, tent::Tent];
 }

@@ -11,14 +11,15 @@ pub trait TestTime: Method {
     /// What it remembers between batches beside the host's patch.
     type State: Record + Clone + Send + Sync + std::fmt::Debug + 'static;
 
-    /// The state before the first batch. Refuses a model or patch that the method cannot work on.
+    /// The state before the first batch. Refuses a model or patch that the method cannot work on. Asked once: a reset brings this state
+    /// back.
     ///
     /// # Errors
     /// When the host's model or patch does not fit.
-    fn prepare(&self, host: &Host<'_>) -> Result<Self::State>;
+    fn prepare(&self, host: &mut Host<'_>) -> Result<Self::State>;
 
-    /// Predicts a batch and adapts to it. The logits `[batch, classes]` are those of the pass that gave the loss, so that no
-    /// prediction depends on its own update.
+    /// Predicts a batch and adapts to it. The logits `[batch, classes]` (of text, `[scored words, words]`) are those of the pass that gave
+    /// the loss, so that no prediction depends on its own update.
     ///
     /// # Errors
     /// When numbers are not finite or inputs do not fit.
@@ -35,7 +36,7 @@ pub trait AnyTestTime: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// The method's own.
-    fn start(&self, host: &Host<'_>) -> Result<Box<dyn AnyState>>;
+    fn start(&self, host: &mut Host<'_>) -> Result<Box<dyn AnyState>>;
     /// See [`TestTime::step`].
     ///
     /// # Errors
@@ -55,7 +56,7 @@ impl<M: TestTime> AnyTestTime for M {
     fn settings(&self) -> toml::Table {
         self.to_table()
     }
-    fn start(&self, host: &Host<'_>) -> Result<Box<dyn AnyState>> {
+    fn start(&self, host: &mut Host<'_>) -> Result<Box<dyn AnyState>> {
         Ok(Box::new(self.prepare(host)?))
     }
     fn step_any(&self, batch: &Inputs, state: &mut dyn AnyState, host: &mut Host<'_>) -> Result<Tensor<2>> {

@@ -100,6 +100,8 @@ pub struct Report {
 pub struct Stream<'a> {
     method: &'a dyn AnyTestTime,
     host: Host<'a>,
+    /// The state before the first batch.
+    first: Box<dyn AnyState>,
     state: Box<dyn AnyState>,
     reset: Reset,
     since: u64,
@@ -118,8 +120,8 @@ impl<'a> Stream<'a> {
     /// A stream before its first batch.
     ///
     /// # Errors
-    /// When the method's needs are not met: an optimiser for gradients, batch norms in the model; or it refuses the patch.
-    pub fn new(method: &'a dyn AnyTestTime, host: Host<'a>, reset: Reset) -> Result<Self> {
+    /// When the method's needs are not met: an optimiser, batch norms in the model, a model that reads; or it refuses the patch.
+    pub fn new(method: &'a dyn AnyTestTime, mut host: Host<'a>, reset: Reset) -> Result<Self> {
         let card = method.card();
         let refused = |what: &str, instead: &str| {
             Err(Error::Unsupported { who: card.name.to_owned(), what: what.to_owned(), instead: instead.to_owned() })
@@ -127,7 +129,7 @@ impl<'a> Stream<'a> {
         if reset == Reset::Every(0) {
             return refused("reset after every 0 batches", "choose `episodic` to adapt to each batch alone");
         }
-        if card.needs(Need::Gradients) && !host.can_update() {
+        if card.needs(Need::Optimiser) && !host.can_update() {
             return refused("adapt without an optimiser", "give the host one");
         }
         if card.needs(Need::BatchNorm) && !host.model().sites().iter().any(|site| site.kind == SiteKind::BatchNorm) {
@@ -136,8 +138,14 @@ impl<'a> Stream<'a> {
                 "choose a method that tunes other norms, such as one with gradients",
             );
         }
-        let state = method.start(&host)?;
-        Ok(Self { method, host, state, reset, since: 0, report: Report::default(), watch: None })
+        if card.needs(Need::Text) && host.model().vocabulary().is_none() {
+            return refused(
+                "adapt a model that does not read from left to right",
+                "choose one such as `asset:smollm2`",
+            );
+        }
+        let first = method.start(&mut host)?;
+        Ok(Self { method, host, state: first.boxed(), first, reset, since: 0, report: Report::default(), watch: None })
     }
 
     /// The same stream with an eye on collapse.
@@ -182,7 +190,7 @@ impl<'a> Stream<'a> {
     /// The method's or optimiser's own.
     pub fn reset(&mut self) -> Result<()> {
         self.host.reset()?;
-        self.state = self.method.start(&self.host)?;
+        self.state = self.first.boxed();
         self.since = 0;
         self.report.resets += 1;
         Ok(())

@@ -50,7 +50,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, Method)]
 #[serde(default, deny_unknown_fields)]
 #[method(name = "tent", title = "Tent", catalogue = [47], paper = "arxiv:2006.10726", year = 2021)]
-#[method(needs(gradients, batch, learning_rate), promises(order_invariant), case = "", case = "steps = 2")]
+#[method(needs(gradients, optimiser, batch, learning_rate), promises(order_invariant), case = "", case = "steps = 2")]
 pub struct Tent {
     /// Steps on each batch; the logits are those of the last step's pass.
     #[method(min = 1)]
@@ -70,7 +70,7 @@ pub struct TentState {}
 impl TestTime for Tent {
     type State = TentState;
 
-    fn prepare(&self, host: &Host<'_>) -> Result<TentState> {
+    fn prepare(&self, host: &mut Host<'_>) -> Result<TentState> {
         let patch = host.patch();
         let refused = |what: String| {
             let instead = "give the stream a patch that overrides the norms, and lay a tuned patch below it".to_owned();

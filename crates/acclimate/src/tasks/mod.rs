@@ -1,9 +1,11 @@
 //! Tasks: what is predicted, the loss that teaches it and the numbers that judge it. One file each.
 mod answer;
+mod choice;
 mod classes;
 mod embed;
 mod multi_label;
 mod numbers;
+mod text;
 mod words;
 
 use crate::encode::Encoded;
@@ -14,10 +16,12 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, answers};
+pub use choice::Choice;
 pub use classes::Classes;
 pub use embed::{Retrieval, Similarity};
 pub use multi_label::MultiLabel;
 pub use numbers::Numbers;
+pub use text::Text;
 pub use words::Words;
 
 /// Encoded inputs with their labels.
@@ -152,6 +156,8 @@ impl TaskSpec {
             TaskKind::Regression => Box::new(Numbers(spec)),
             TaskKind::Similarity => Box::new(Similarity(spec)),
             TaskKind::Retrieval => Box::new(Retrieval(spec)),
+            TaskKind::LanguageModelling | TaskKind::Instruction => Box::new(Text(spec)),
+            TaskKind::MultipleChoice => Box::new(Choice(spec)),
             TaskKind::Auto | TaskKind::Classification => Box::new(Classes(spec)),
         }
     }
@@ -164,6 +170,9 @@ impl TaskSpec {
             TaskKind::TokenClassification => Target::Tokens { names },
             TaskKind::Regression | TaskKind::Similarity => Target::Numbers,
             TaskKind::Retrieval => Target::Pairs,
+            TaskKind::LanguageModelling => Target::Text,
+            TaskKind::Instruction => Target::Dialogue,
+            TaskKind::MultipleChoice => Target::Choice,
             TaskKind::Auto | TaskKind::Classification if self.cuts.is_empty() => Target::Classes { names },
             TaskKind::Auto | TaskKind::Classification => Target::Cuts { cuts: self.cuts.clone(), names },
         }
