@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     let recipe = Recipe { epochs: Some(20), batch_size: 64, ..Recipe::default() };
     let digits = Digits::Mnist.read()?;
     let data = Prepared {
-        left: Encoded::new(&digits.inputs, None, base.image())?,
+        left: Encoded::new(&digits.inputs, (None, None), base.image(), TaskKind::Classification)?,
         right: None,
         labels: Some(digits.labels.clone()),
     };

@@ -3,11 +3,13 @@
 use crate::encode::Encoded;
 use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::{Prepared, Task, TaskSpec};
-use acclimate_core::{Error, Model, Result};
+use acclimate_core::{Error, Gguf, Model, Result};
 use acclimate_data::{
-    Assets, Columns, Examples, Inputs, Labels, PAIR_NAMES, Source, TEXT_NAMES, Target, Tokenizer, WORDS_NAMES,
+    Assets, COMPLETION_NAMES, ChatTemplate, Columns, Examples, Inputs, Labels, MESSAGES_NAMES, PAIR_NAMES,
+    PROMPT_NAMES, Source, TARGET_NAMES, TEXT_NAMES, Target, Tokenizer, WORDS_NAMES,
 };
-use acclimate_data::{ReadOptions, Table, split};
+use acclimate_data::{ReadOptions, Table, Value, split};
+use acclimate_models::{Base, gguf_file};
 use burn::tensor::Device;
 
 /// A model with what encodes its inputs.
@@ -16,6 +18,8 @@ pub struct Loaded {
     pub model: Box<dyn Model>,
     /// The tokenizer, for models over text.
     pub tokenizer: Option<Tokenizer>,
+    /// How the model wants dialogues written, where it says so.
+    pub template: Option<ChatTemplate>,
 }
 
 impl Loaded {
@@ -23,17 +27,69 @@ impl Loaded {
     ///
     /// # Errors
     /// An empty or unknown name, nothing fetched in offline mode, or a broken folder.
-    pub fn open(name: &str, max_length: usize, assets: &Assets) -> Result<Self> {
+    pub fn open(name: &str, base: Base, max_length: usize, assets: &Assets) -> Result<Self> {
         if name.is_empty() {
             return Err(Error::Other(
                 "no model given; name one with `--model`, such as `--model asset:minilm`".to_owned(),
             ));
         }
-        let folder = Source::parse(name)?.resolve(assets)?;
-        let model = acclimate_models::load(&folder, &Device::flex())?;
+        let place = Source::parse(name)?.resolve(assets)?;
+        let model = acclimate_models::load(&place, base, &Device::flex())?;
+        let folder = if place.is_dir() { place.as_path() } else { place.parent().unwrap_or(&place) };
         let file = folder.join("tokenizer.json");
-        let tokenizer = if file.exists() { Some(Tokenizer::from_file(&file, max_length)?) } else { None };
-        Ok(Self { model, tokenizer })
+        let gguf = gguf_file(&place)?.map(|file| Gguf::read(&file)).transpose()?;
+        let tokenizer = match &gguf {
+            _ if file.exists() => Some(Tokenizer::from_file(&file, max_length)?),
+            Some(gguf) => Some(Tokenizer::from_gguf(gguf, max_length)?),
+            None => None,
+        };
+        let template = match &gguf {
+            Some(gguf) => ChatTemplate::from_gguf(gguf)?,
+            None => ChatTemplate::from_folder(folder)?,
+        };
+        Ok(Self { model, tokenizer, template })
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When the model has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer
+            .as_ref()
+            .ok_or_else(|| Error::Other("texts need a model folder with a tokenizer.json".to_owned()))
+    }
+
+    /// Rows that a language model can learn from: long texts cut into pieces of `max_length` tokens, and dialogues of which something that
+    /// the assistant says is left within that length. Also how many rows are not among them.
+    ///
+    /// # Errors
+    /// A model without a tokenizer, messages that its template refuses, or no row that is left.
+    pub fn readable(&self, examples: Examples, kind: TaskKind) -> Result<(Examples, usize)> {
+        if kind == TaskKind::LanguageModelling {
+            let Inputs::Texts(texts) = &examples.inputs else { return Ok((examples, 0)) };
+            let tokenizer = self.tokenizer()?;
+            let mut pieces = vec![];
+            for text in texts {
+                pieces.extend(tokenizer.pieces(text)?);
+            }
+            let mut kept = Vec::with_capacity(pieces.len());
+            for piece in &pieces {
+                if tokenizer.text_document(piece)?.words() > 0 {
+                    kept.push(piece.clone());
+                }
+            }
+            let (n, dropped) = (kept.len(), pieces.len() - kept.len());
+            return some(Examples { inputs: Inputs::Texts(kept), labels: Labels::Text(n) }, dropped);
+        }
+        let Inputs::Dialogues(dialogues) = &examples.inputs else { return Ok((examples, 0)) };
+        let mut kept = vec![];
+        for (row, messages) in dialogues.iter().enumerate() {
+            if self.tokenizer()?.dialogue(self.template.as_ref(), messages)?.0.words() > 0 {
+                kept.push(row);
+            }
+        }
+        some(examples.select(&kept), dialogues.len() - kept.len())
     }
 
     /// Encodes rows for a task.
@@ -41,7 +97,8 @@ impl Loaded {
     /// # Errors
     /// As [`Encoded::new`].
     pub fn encode(&self, inputs: &Inputs, kind: TaskKind) -> Result<(Encoded, Option<Encoded>)> {
-        let encode = |inputs: &Inputs| Encoded::new(inputs, self.tokenizer.as_ref(), self.model.image());
+        let text = (self.tokenizer.as_ref(), self.template.as_ref());
+        let encode = |inputs: &Inputs| Encoded::new(inputs, text, self.model.image(), kind);
         match (inputs, kind) {
             (Inputs::Pairs(pairs), TaskKind::Similarity | TaskKind::Retrieval) => {
                 let (left, right): (Vec<String>, Vec<String>) = pairs.iter().cloned().unzip();
@@ -59,6 +116,16 @@ impl Loaded {
         let (left, right) = self.encode(&examples.inputs, kind)?;
         Ok(Prepared { left, right, labels: Some(examples.labels.clone()) })
     }
+}
+
+/// Rows, refused where none are left.
+fn some(examples: Examples, dropped: usize) -> Result<(Examples, usize)> {
+    if examples.is_empty() {
+        return Err(Error::Other(
+            "no row has a word to learn within the length; raise `max_length`, or shorten the prompts".to_owned(),
+        ));
+    }
+    Ok((examples, dropped))
 }
 
 /// A table with the columns its source is known by.
@@ -98,9 +165,16 @@ pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
     let (table, known) = match Source::parse(name)? {
         Source::Asset(asset) => assets.table(&asset)?,
         source => {
+            let file = source.resolve(assets)?;
             let options =
                 ReadOptions { separator: recipe.separator, encoding: recipe.encoding, ..ReadOptions::default() };
-            (Table::read(&source.resolve(assets)?, &options)?, Columns::default())
+            let mut table = Table::read(&file, &options)?;
+            if recipe.task == TaskKind::LanguageModelling && file.extension().is_some_and(|end| end == "txt") {
+                // A text, where other tasks want a row for each line.
+                let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+                table.rows = vec![vec![Value::Text(text)]];
+            }
+            (table, Columns::default())
         }
     };
     let pick = |own: &Option<String>, known: Option<String>| own.clone().or(known);
@@ -109,6 +183,10 @@ pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
         pair: pick(&recipe.pair, known.pair),
         words: pick(&recipe.words, known.words),
         image: pick(&recipe.image, known.image),
+        messages: pick(&recipe.messages, known.messages),
+        prompt: pick(&recipe.prompt, known.prompt),
+        completion: pick(&recipe.completion, known.completion),
+        choices: pick(&recipe.choices, known.choices),
         features: known.features,
         divide_by: known.divide_by,
         target: pick(&recipe.target, known.target),
@@ -127,7 +205,25 @@ fn target(recipe: &Recipe) -> Target {
         TaskKind::TokenClassification => Target::Tokens { names },
         TaskKind::Regression | TaskKind::Similarity => Target::Numbers,
         TaskKind::Retrieval => Target::Pairs,
+        TaskKind::LanguageModelling => Target::Text,
+        TaskKind::Instruction => Target::Dialogue,
+        TaskKind::MultipleChoice => Target::Choice,
     }
+}
+
+/// What a table without a target is for: dialogues, or text alone.
+fn untargeted(opened: &Opened) -> Option<TaskKind> {
+    let (columns, all) = (&opened.columns, &opened.table.columns);
+    let has =
+        |given: &Option<String>, names: &[&str]| given.is_some() || all.iter().any(|c| names.contains(&c.as_str()));
+    if has(&columns.target, &TARGET_NAMES) || !columns.features.is_empty() {
+        return None;
+    }
+    let asked = has(&columns.prompt, &PROMPT_NAMES) && has(&columns.completion, &COMPLETION_NAMES);
+    if has(&columns.messages, &MESSAGES_NAMES) || asked {
+        return Some(TaskKind::Instruction);
+    }
+    (all.len() == 1 && has(&columns.text, &TEXT_NAMES)).then_some(TaskKind::LanguageModelling)
 }
 
 /// Labelled rows of a recipe and the task they make.
@@ -135,6 +231,11 @@ fn target(recipe: &Recipe) -> Target {
 /// # Errors
 /// As [`Examples::read`], and rows that do not fit the task.
 pub fn labelled(opened: &Opened, recipe: &Recipe) -> Result<(Examples, TaskSpec)> {
+    let task = match recipe.task {
+        TaskKind::Auto => untargeted(opened).unwrap_or_default(),
+        task => task,
+    };
+    let recipe = &Recipe { task, ..recipe.clone() };
     let columns = opened.columns_for(recipe.task);
     let examples = Examples::read(&opened.table, &columns, &target(recipe))?;
     if recipe.task == TaskKind::Similarity && !matches!(examples.inputs, Inputs::Pairs(_)) {
@@ -156,6 +257,8 @@ pub fn labelled(opened: &Opened, recipe: &Recipe) -> Result<(Examples, TaskSpec)
             Labels::Tokens { .. } => TaskKind::TokenClassification,
             Labels::Numbers(_) => TaskKind::Regression,
             Labels::Pairs(_) => TaskKind::Retrieval,
+            Labels::Text(_) => TaskKind::LanguageModelling,
+            Labels::Choice(_) => TaskKind::MultipleChoice,
         };
     }
     Ok((examples, spec))

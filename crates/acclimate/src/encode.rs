@@ -1,7 +1,8 @@
 //! Rows of a table as a model takes them, encoded once.
 
+use crate::recipe::TaskKind;
 use acclimate_core::{AnyTensor, Error, Inputs, Model, Result, Tokens};
-use acclimate_data::{self as data, Tokenizer};
+use acclimate_data::{self as data, ChatTemplate, Document, Tokenizer};
 use burn::tensor::{DType, Device};
 
 /// Encoded rows.
@@ -15,8 +16,16 @@ pub struct Encoded {
 #[derive(Clone, Debug)]
 enum Rows {
     Tokens(Vec<TokenRow>),
-    Images { shape: [usize; 3], values: Vec<f32> },
-    Features { width: usize, values: Vec<f32> },
+    /// Of each row a document, or one for each of its choices.
+    Documents(Vec<Vec<Document>>),
+    Images {
+        shape: [usize; 3],
+        values: Vec<f32>,
+    },
+    Features {
+        width: usize,
+        values: Vec<f32>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -28,14 +37,44 @@ struct TokenRow {
 }
 
 impl Encoded {
-    /// Encodes inputs for a model. Texts and words need a tokenizer; images take the model's shape `[channels, height, width]`.
+    /// Encodes inputs for a model and a task. Texts and words need a tokenizer; images take the model's shape `[channels, height, width]`;
+    /// dialogues and choices go through the chat template where there is one.
     ///
     /// # Errors
-    /// A text without a tokenizer, a broken image, or words of which none fits.
-    pub fn new(inputs: &data::Inputs, tokenizer: Option<&Tokenizer>, image: Option<[usize; 3]>) -> Result<Self> {
+    /// A text without a tokenizer, a broken image, words of which none fits, or messages that the template refuses.
+    pub fn new(
+        inputs: &data::Inputs,
+        (tokenizer, template): (Option<&Tokenizer>, Option<&ChatTemplate>),
+        image: Option<[usize; 3]>,
+        kind: TaskKind,
+    ) -> Result<Self> {
         let tokenizer =
             || tokenizer.ok_or_else(|| Error::Other("texts need a model folder with a tokenizer.json".to_owned()));
         let encoded = match inputs {
+            data::Inputs::Texts(texts) if kind.is_text() => {
+                let tokenizer = tokenizer()?;
+                let rows = texts.iter().map(|text| Ok(vec![tokenizer.text_document(text)?])).collect::<Result<_>>()?;
+                return Ok(Self { rows: Rows::Documents(rows), truncated: 0 });
+            }
+            data::Inputs::Dialogues(dialogues) => {
+                let (tokenizer, mut truncated) = (tokenizer()?, 0);
+                let mut rows = Vec::with_capacity(dialogues.len());
+                for messages in dialogues {
+                    let (document, cut) = tokenizer.dialogue(template, messages)?;
+                    truncated += usize::from(cut);
+                    rows.push(vec![document]);
+                }
+                return Ok(Self { rows: Rows::Documents(rows), truncated });
+            }
+            data::Inputs::Choices(questions) => {
+                let tokenizer = tokenizer()?;
+                let row = |question: &data::Choices| {
+                    let choices = question.choices.iter();
+                    choices.map(|choice| tokenizer.choice(template, &question.prompt, choice)).collect()
+                };
+                let rows = questions.iter().map(row).collect::<Result<_>>()?;
+                return Ok(Self { rows: Rows::Documents(rows), truncated: 0 });
+            }
             data::Inputs::Texts(texts) => tokenizer()?.texts(texts)?,
             data::Inputs::Pairs(pairs) => tokenizer()?.pairs(pairs)?,
             data::Inputs::Words(rows) => tokenizer()?.words(rows)?,
@@ -79,6 +118,7 @@ impl Encoded {
     pub fn len(&self) -> usize {
         match &self.rows {
             Rows::Tokens(rows) => rows.len(),
+            Rows::Documents(rows) => rows.len(),
             Rows::Images { shape, values } => values.len() / shape.iter().product::<usize>().max(1),
             Rows::Features { width, values } => values.len() / (*width).max(1),
         }
@@ -93,6 +133,9 @@ impl Encoded {
     pub fn lengths(&self, rows: &[usize]) -> Vec<usize> {
         match &self.rows {
             Rows::Tokens(all) => rows.iter().map(|&row| all[row].ids.len()).collect(),
+            Rows::Documents(all) => {
+                rows.iter().map(|&row| all[row].iter().map(|document| document.ids.len()).sum()).collect()
+            }
             _ => vec![1; rows.len()],
         }
     }
@@ -102,6 +145,22 @@ impl Encoded {
         match &self.rows {
             Rows::Tokens(rows) => &rows[row].starts,
             _ => &[],
+        }
+    }
+
+    /// The documents of rows, one row's after another's.
+    pub fn documents(&self, rows: &[usize]) -> Vec<&Document> {
+        match &self.rows {
+            Rows::Documents(all) => rows.iter().flat_map(|&row| &all[row]).collect(),
+            _ => vec![],
+        }
+    }
+
+    /// How many documents a row has: choices, or one.
+    pub fn choices(&self, row: usize) -> usize {
+        match &self.rows {
+            Rows::Documents(all) => all[row].len(),
+            _ => 0,
         }
     }
 
@@ -131,6 +190,11 @@ impl Encoded {
             Rows::Tokens(all) => {
                 let rows: Vec<_> = rows.iter().map(|&row| (all[row].ids.clone(), all[row].types.clone())).collect();
                 Inputs::Tokens(Tokens::new(&rows, dtype, &device))
+            }
+            Rows::Documents(all) => {
+                let documents: Vec<_> =
+                    rows.iter().flat_map(|&row| &all[row]).map(|d| (d.ids.clone(), vec![])).collect();
+                Inputs::Tokens(Tokens::new(&documents, dtype, &device))
             }
             Rows::Images { shape: [c, h, w], values } => Inputs::Images(
                 gather(values, c * h * w, rows, &[rows.len(), *c, *h, *w], dtype, &device).get().expect("rank 4"),

@@ -127,7 +127,7 @@ fn targets(task: &dyn Task, labels: &Labels) -> Vec<Vec<f64>> {
             let [mean, std] = task.spec().scale;
             numbers.iter().map(|x| vec![(x - mean) / std]).collect()
         }
-        Labels::Tokens { .. } | Labels::Pairs(_) => vec![],
+        Labels::Tokens { .. } | Labels::Pairs(_) | Labels::Text(_) | Labels::Choice(_) => vec![],
     }
 }
 
@@ -250,7 +250,7 @@ fn constant(train: &Labels) -> Vec<f64> {
             (0..names.len()).map(|k| log_odds(rows.iter().filter(|row| row[k]).count() as f64 / n)).collect()
         }
         Labels::Numbers(numbers) => vec![numbers.iter().sum::<f64>() / n],
-        Labels::Pairs(_) => vec![],
+        Labels::Pairs(_) | Labels::Text(_) | Labels::Choice(_) => vec![],
     }
 }
 

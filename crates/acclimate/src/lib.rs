@@ -13,9 +13,11 @@ pub mod recipe;
 pub mod report;
 pub mod run;
 pub mod saved;
+pub mod stream;
 pub mod tasks;
 pub mod train;
 pub mod tune;
+pub mod write;
 
 pub use acclimate_core as core;
 pub use acclimate_data::metrics::over_seeds;

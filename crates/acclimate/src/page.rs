@@ -257,7 +257,7 @@ fn example(
         Inputs::Texts(texts) => Some(texts[row].clone()),
         Inputs::Pairs(pairs) => Some(format!("{}  ·  {}", pairs[row].0, pairs[row].1)),
         Inputs::Words(words) => Some(words[row].join(" ")),
-        Inputs::Images(_) | Inputs::Features { .. } => None,
+        _ => None,
     };
     let good = match (task.class(before) == Some(truth), task.class(after) == Some(truth)) {
         (false, true) => Some(true),

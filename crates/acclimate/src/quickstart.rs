@@ -134,18 +134,22 @@ fn session(model: &Path, recipe: &Recipe) -> Result<Session> {
     let all = Digits::Optdigits.read()?;
     let names = all.labels.names().to_vec();
     let parts = divide(all, None, recipe)?;
-    let loaded = Loaded { model: acclimate_models::load(model, &Device::flex())?, tokenizer: None };
+    let loaded = Loaded {
+        model: acclimate_models::load(model, acclimate_models::Base::Packed, &Device::flex())?,
+        tokenizer: None,
+        template: None,
+    };
     let spec = TaskSpec { kind: TaskKind::Classification, names, weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
     let task: Box<dyn Task> = fit_task(spec, &parts.train.labels, false);
     let prepared = |examples: &Examples| -> Result<Prepared> {
         Ok(Prepared { left: images(&examples.inputs)?, right: None, labels: Some(examples.labels.clone()) })
     };
     let (train, test) = (prepared(&parts.train)?, parts.test.as_ref().map(prepared).transpose()?);
-    Ok(Session { loaded, task, parts, train, test })
+    Ok(Session { loaded, task, parts, train, test, dropped: 0 })
 }
 
 fn images(inputs: &Inputs) -> Result<Encoded> {
-    Encoded::new(inputs, None, Some([1, 8, 8]))
+    Encoded::new(inputs, (None, None), Some([1, 8, 8]), TaskKind::Classification)
 }
 
 /// What a test-time method answers on a stream in the given order.

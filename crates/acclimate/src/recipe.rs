@@ -2,6 +2,7 @@
 
 use acclimate_core::{Error, Result, Targets};
 use acclimate_data::Encoding;
+use acclimate_models::Base;
 use acclimate_optim::Schedule;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -187,17 +188,6 @@ impl TaskKind {
     pub fn is_text(self) -> bool {
         matches!(self, Self::LanguageModelling | Self::Instruction | Self::MultipleChoice)
     }
-}
-
-/// How a quantised model is held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Base {
-    /// As its file has it.
-    #[default]
-    Packed,
-    /// Four bytes a number.
-    Dense,
 }
 
 /// How a head starts.

@@ -2,11 +2,13 @@
 
 use crate::dataset::{self, Loaded, Opened};
 use crate::gate::{self, Score};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
 use crate::train::predict_all;
+use crate::write::{self, Writing};
 use acclimate_core::{Error, Pass, Patch, Result, write_whole};
 use acclimate_data::{Assets, Columns, Examples, Inputs};
+use acclimate_models::Base;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +19,9 @@ pub struct Saved {
     pub model: String,
     /// The task.
     pub task: TaskSpec,
+    /// How a quantised model is held.
+    #[serde(default)]
+    pub base: Base,
     /// Longest input in tokens.
     pub max_length: usize,
     /// SHA-256 of the model's weights.
@@ -33,6 +38,7 @@ impl Saved {
         Self {
             model,
             task: task.spec(),
+            base: recipe.base,
             max_length: recipe.max_length,
             fingerprint: loaded.model.fingerprint().to_owned(),
         }
@@ -73,7 +79,7 @@ impl Answering {
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
         let saved: Saved = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
         let assets = Assets::open(offline)?;
-        let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.max_length, &assets)?;
+        let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
         let patch = Patch::load(&folder, &loaded.model.like().1, &acclimate_peft::build)?;
         patch.check_base(loaded.model.as_ref())?;
         // A patch without tensors, of a model that is kept as it is, names no base.
@@ -82,6 +88,48 @@ impl Answering {
         }
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
+    }
+
+    /// A language model as it is, without a patch: it reads dialogues where it has a chat template, and texts where it has none.
+    ///
+    /// # Errors
+    /// A model that is not found, or none that reads from left to right.
+    pub fn bare(recipe: &Recipe) -> Result<Self> {
+        let loaded = Loaded::open(&recipe.model, recipe.base, recipe.max_length, &Assets::open(recipe.offline)?)?;
+        if loaded.model.vocabulary().is_none() {
+            return Err(Error::Unsupported {
+                who: recipe.model.clone(),
+                what: "answer without a patch".to_owned(),
+                instead: "tune one first, and name its folder with `--run`".to_owned(),
+            });
+        }
+        let kind = match recipe.task {
+            TaskKind::Auto if loaded.template.is_some() => TaskKind::Instruction,
+            TaskKind::Auto => TaskKind::LanguageModelling,
+            kind => kind,
+        };
+        let spec = TaskSpec { kind, names: vec![], weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
+        let task = spec.build();
+        let saved = Saved::describe(recipe, task.as_ref(), &loaded);
+        Ok(Self { saved, loaded, patch: Patch::new(), task })
+    }
+
+    /// Whether answers are written, word after word.
+    pub fn writes(&self) -> bool {
+        matches!(self.task.kind(), TaskKind::LanguageModelling | TaskKind::Instruction)
+    }
+
+    /// Writes on after prompts; see [`write::write`].
+    ///
+    /// # Errors
+    /// As [`write::write`].
+    pub fn write(
+        &self,
+        inputs: &Inputs,
+        writing: &Writing,
+        on: &mut dyn FnMut(usize, &str) -> Result<()>,
+    ) -> Result<Vec<String>> {
+        write::write(&self.loaded, &self.patch, inputs, writing, on)
     }
 
     /// Answers for inputs without labels.
@@ -110,7 +158,9 @@ impl Answering {
     /// # Errors
     /// As [`Examples::read`].
     pub fn labelled(&self, opened: &Opened) -> Result<Examples> {
-        Examples::read(&opened.table, &opened.columns_for(self.task.kind()), &self.saved.task.target())
+        let kind = self.task.kind();
+        let examples = Examples::read(&opened.table, &opened.columns_for(kind), &self.saved.task.target())?;
+        Ok(self.loaded.readable(examples, kind)?.0)
     }
 
     /// Reads inputs alone; a target column is ignored.

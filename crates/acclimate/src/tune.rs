@@ -31,6 +31,8 @@ pub struct Session {
     pub train: Prepared,
     /// Encoded rows to report on.
     pub test: Option<Prepared>,
+    /// Rows that were left out because nothing in them can be learnt within the length.
+    pub dropped: usize,
 }
 
 /// The share of the training rows that a gate without folds is judged on.
@@ -103,7 +105,24 @@ impl Session {
             }
             None => None,
         };
-        let loaded = Loaded::open(&recipe.model, recipe.max_length, &assets)?;
+        let loaded = Loaded::open(&recipe.model, recipe.base, recipe.max_length, &assets)?;
+        if spec.kind.is_text() && loaded.model.vocabulary().is_none() {
+            return Err(Error::Unsupported {
+                who: recipe.model.clone(),
+                what: "say how likely a word is".to_owned(),
+                instead: "choose a model that reads from left to right, such as `asset:smollm2`, or name a target column with `target`"
+                    .to_owned(),
+            });
+        }
+        let (all, mut dropped) = loaded.readable(all, spec.kind)?;
+        let test = match test {
+            Some(test) => {
+                let (test, more) = loaded.readable(test, spec.kind)?;
+                dropped += more;
+                Some(test)
+            }
+            None => None,
+        };
         let parts = dataset::divide(all, test, recipe)?;
         if recipe.class_balance && !matches!(parts.train.labels, Labels::Classes { .. }) {
             return Err(Error::Other(
@@ -113,7 +132,7 @@ impl Session {
         let task = dataset::fit_task(spec, &parts.train.labels, recipe.class_balance);
         let train = loaded.prepare(&parts.train, task.kind())?;
         let test = parts.test.as_ref().map(|test| loaded.prepare(test, task.kind())).transpose()?;
-        Ok(Self { loaded, task, parts, train, test })
+        Ok(Self { loaded, task, parts, train, test, dropped })
     }
 
     /// The frozen model.
@@ -271,6 +290,12 @@ pub fn run(
         on(Event::Note(&format!(
             "{} training rows are longer than {} tokens and were cut (`max_length`)",
             data.left.truncated, recipe.max_length
+        )));
+    }
+    if session.dropped > 0 {
+        let (rows, length) = (session.dropped, recipe.max_length);
+        on(Event::Note(&format!(
+            "{rows} rows have no word to learn within {length} tokens and were left out (`max_length`)"
         )));
     }
     let trainer = Trainer {

@@ -38,7 +38,8 @@ pub fn write(
             dialogues.iter().map(|messages| tokenizer.prompt(template, messages)).collect::<Result<Vec<_>>>()?
         }
         Inputs::Dialogues(dialogues) => {
-            let text = |messages: &Vec<acclimate_data::Message>| messages.iter().map(|m| &m.content[..]).collect::<String>();
+            let text =
+                |messages: &Vec<acclimate_data::Message>| messages.iter().map(|m| &m.content[..]).collect::<String>();
             dialogues.iter().map(|messages| tokenizer.plain(&text(messages))).collect::<Result<Vec<_>>>()?
         }
         Inputs::Texts(texts) => texts.iter().map(|text| tokenizer.plain(text)).collect::<Result<Vec<_>>>()?,

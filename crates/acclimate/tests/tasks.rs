@@ -272,14 +272,16 @@ fn rows_of_pixels_for_a_model_over_images_with_its_own_head() {
         &format!("epochs = 12\nhead = 'own'\nadapter.rank = 2\n{QUICK}[gate]\nfolds = 0"),
     );
     let loaded = Loaded {
-        model: acclimate::models::load(&folder.path().join("model"), &Device::flex()).unwrap(),
+        model: acclimate::models::load(&folder.path().join("model"), acclimate::models::Base::Packed, &Device::flex())
+            .unwrap(),
         tokenizer: None,
+        template: None,
     };
     let spec = TaskSpec { kind: TaskKind::Classification, names, weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
     let task = fit_task(spec, &parts.train.labels, false);
     let train = loaded.prepare(&parts.train, task.kind()).unwrap();
     let test = Some(loaded.prepare(parts.test.as_ref().unwrap(), task.kind()).unwrap());
-    assert!(!holds(&Session { loaded, task, parts, train, test }, &recipe).patch.has_head());
+    assert!(!holds(&Session { loaded, task, parts, train, test, dropped: 0 }, &recipe).patch.has_head());
 }
 
 /// The patch after a few plain gradient steps in double precision.

@@ -25,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   acclimate quickstart                                      a first adaptation, offline, in seconds
   acclimate tune --model asset:minilm --data reviews.csv    a patch, and a report of what it gains
-  acclimate predict --run runs/minilm-reviews-seed0 --data new.csv";
+  acclimate predict --run runs/minilm-reviews-seed0 --data new.csv
+  acclimate predict --model asset:smollm2 --prompt 'What is a patch?'    words as they are written";
 
 /// Adapts pre-trained models: the model stays frozen, a small patch learns, and no learning rate has to be set.
 #[derive(Parser)]
@@ -41,9 +42,9 @@ enum Command {
     Quickstart(quickstart::Quickstart),
     /// Tunes a patch for a model on labelled rows, and keeps it only where it wins.
     Tune(tune::Tune),
-    /// Answers for rows, with the patch of a run.
+    /// Answers for rows or prompts, with the patch of a run or a language model as it is.
     Predict(predict::Predict),
-    /// Scores labelled rows, with the patch of a run.
+    /// Scores labelled rows or texts, with the patch of a run or a language model as it is.
     Eval(predict::Eval),
     /// Lists and explains the methods.
     #[command(subcommand)]
@@ -56,15 +57,21 @@ enum Command {
 /// Where a patch is and which rows it is used on.
 #[derive(Args)]
 struct Use {
-    /// The run folder, or a patch folder.
-    #[arg(long, short, value_name = "FOLDER")]
-    run: PathBuf,
+    /// The run folder, or a patch folder. A language model answers without one.
+    #[arg(long, short, value_name = "FOLDER", required_unless_present = "model")]
+    run: Option<PathBuf>,
     /// The rows: a file, a folder of images, or `asset:NAME`.
     #[arg(long, short)]
-    data: String,
-    /// The model, where it has moved since the run.
+    data: Option<String>,
+    /// The model, where it has moved since the run, or a language model as it is.
     #[arg(long, short)]
     model: Option<String>,
+    /// Whether a quantised model without a run stays `packed` or is made `dense`.
+    #[arg(long, value_name = "HOW")]
+    base: Option<String>,
+    /// The column with the prompt.
+    #[arg(long, value_name = "COLUMN")]
+    prompts: Option<String>,
     /// The column with the text, if it is not the run's.
     #[arg(long, value_name = "COLUMN")]
     text: Option<String>,

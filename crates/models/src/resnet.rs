@@ -287,7 +287,8 @@ mod tests {
     fn an_unknown_model_type_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), r#"{"model_type": "brt"}"#).unwrap();
-        let text = crate::load(folder.path(), crate::Base::Packed, &Device::flex()).map(|_| ()).unwrap_err().to_string();
+        let text =
+            crate::load(folder.path(), crate::Base::Packed, &Device::flex()).map(|_| ()).unwrap_err().to_string();
         assert_eq!(text, "unknown model type `brt`; the nearest are `bert`, `llama`, `qwen2`");
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 /// What a patched model says about one row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
-    /// A class, a list of labels, or a number.
+    /// A class, a list of labels, or a number: of a choice its place counted from zero, of a text its loss in nats per token.
     pub answer: Value,
     /// How likely the class is, where one class is said.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +48,12 @@ pub fn answers(task: &dyn Task, outputs: &Outputs) -> Vec<Answer> {
         }
         TaskKind::TokenClassification => plain(output.iter().map(|&class| name(class as usize)).collect()),
         TaskKind::Regression | TaskKind::Similarity => plain(json!(output.first())),
+        TaskKind::LanguageModelling | TaskKind::Instruction => plain(json!(output[0] / output[1])),
+        TaskKind::MultipleChoice => {
+            let likelihoods = &output[..output.len() / 2];
+            let choice = argmax(likelihoods);
+            Answer { probability: softmax(likelihoods).get(choice).copied(), ..plain(json!(choice)) }
+        }
         TaskKind::Retrieval => {
             let (left, right) = output.split_at(output.len() / 2);
             plain(json!(left.iter().zip(right).map(|(x, y)| x * y).sum::<f64>()))

@@ -62,7 +62,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Reads documents one after another in a single row.
-    pub fn new(model: &dyn Model, documents: &[&Document], pass: &Pass<'_>) -> Result<Self> {
+    pub(super) fn new(model: &dyn Model, documents: &[&Document], pass: &Pass<'_>) -> Result<Self> {
         let (dtype, device) = model.like();
         let rows: Vec<&[u32]> = documents.iter().map(|document| &document.ids[..]).collect();
         let out = model.forward(&Inputs::Tokens(Tokens::packed(&rows, dtype, &device)), pass)?;
@@ -86,7 +86,7 @@ impl Reading {
     }
 
     /// The words as a tensor.
-    pub fn targets(&self) -> Tensor<1, Int> {
+    pub(super) fn targets(&self) -> Tensor<1, Int> {
         let words: Vec<i64> = self.words.iter().map(|&word| i64::from(word)).collect();
         Tensor::from_data(TensorData::new(words, [self.words.len()]), &self.states.device())
     }

@@ -137,7 +137,7 @@ mod tests {
         let tokenizer = Tokenizer::from_bytes("tokenizer.json", FILE.as_bytes(), 8).unwrap();
         let words = |row: &[&str]| row.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let rows = Inputs::Words(vec![words(&["good", " ", "bad"]), words(&[" "])]);
-        let left = Encoded::new(&rows, Some(&tokenizer), None).unwrap();
+        let left = Encoded::new(&rows, (Some(&tokenizer), None), None, TaskKind::TokenClassification).unwrap();
         assert_eq!((left.word_starts(0), left.word_starts(1)), (&[0, 1, 1][..], &[][..]));
         let names = vec!["a".to_owned(), "b".to_owned()];
         let labels = Some(Labels::Tokens { names: names.clone(), rows: vec![vec![0, 1, 1], vec![0]] });
