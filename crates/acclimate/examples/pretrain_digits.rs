@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         eps: 1e-5,
     };
     let base = Resnet::seeded(config.clone(), 0, DType::F32, &Device::flex())?;
-    let recipe = Recipe { epochs: Some(20), batch_size: 64, ..Recipe::default() };
+    let recipe = Recipe { epochs: Some(20), batch_size: Some(64), ..Recipe::default() };
     let digits = Digits::Mnist.read()?;
     let data = Prepared {
         left: Encoded::new(&digits.inputs, (None, None), base.image(), TaskKind::Classification)?,

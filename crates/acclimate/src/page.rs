@@ -187,7 +187,7 @@ pub(crate) fn page(
             ("trained numbers".to_owned(), summary.trained.to_string()),
             (
                 "epochs, batch size".to_owned(),
-                format!("{}, {}", recipe.epochs(task.kind(), summary.train_rows), recipe.batch_size),
+                format!("{}, {}", recipe.epochs(task.kind(), summary.train_rows), recipe.rows_per_step(task.kind())),
             ),
             ("seed".to_owned(), recipe.seed.to_string()),
             (

@@ -97,8 +97,8 @@ section! {
         max_length: usize = 256,
         /// Passes over the training rows; without it as many as give 200 steps, and at least 10 (1 for language models).
         epochs: Option<usize> = None,
-        /// Rows per step.
-        batch_size: usize = 16,
+        /// Rows per step; without it 16, and 4 for language models.
+        batch_size: Option<usize> = None,
         /// Micro-batches per step: less memory, the same result.
         accumulate: usize = 1,
         /// The multiplier over the run: `cosine`, `linear` or `constant`.
@@ -210,16 +210,27 @@ const STEPS: usize = 200;
 /// And at least so many passes over the rows.
 const EPOCHS: usize = 10;
 
+/// Rows per step.
+const BATCH: usize = 16;
+
+/// Rows per step for language models, which have something to learn at every word of a row.
+const TEXT_BATCH: usize = 4;
+
 /// Folds of the gate, unless the task is about text: there a fit costs too much.
 const FOLDS: usize = 3;
 
 impl Recipe {
     /// Passes over so many training rows.
     pub fn epochs(&self, kind: TaskKind, rows: usize) -> usize {
-        let per_epoch = rows.div_ceil(self.batch_size).max(1);
+        let per_epoch = rows.div_ceil(self.rows_per_step(kind)).max(1);
         // A language model that has read its rows often begins to recite them.
         let least = if kind.is_text() { 1 } else { EPOCHS };
         self.epochs.unwrap_or_else(|| STEPS.div_ceil(per_epoch).max(least))
+    }
+
+    /// Rows per step.
+    pub fn rows_per_step(&self, kind: TaskKind) -> usize {
+        self.batch_size.unwrap_or(if kind.is_text() { TEXT_BATCH } else { BATCH })
     }
 
     /// Folds of the gate.
@@ -281,7 +292,7 @@ impl Recipe {
         }
         let counts = [
             ("epochs", self.epochs.unwrap_or(1)),
-            ("batch_size", self.batch_size),
+            ("batch_size", self.batch_size.unwrap_or(1)),
             ("accumulate", self.accumulate),
             ("max_length", self.max_length),
             ("patience", self.patience.unwrap_or(1)),

@@ -125,9 +125,9 @@ impl Trainer<'_> {
         folder: Option<&Path>,
         report: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Trained> {
-        let recipe = self.recipe;
+        let (recipe, per_step) = (self.recipe, self.recipe.rows_per_step(self.task.kind()));
         let lengths = self.data.left.lengths(rows);
-        let per_epoch = split::buckets(&lengths, recipe.batch_size, recipe.seed, 0).len() as u64;
+        let per_epoch = split::buckets(&lengths, per_step, recipe.seed, 0).len() as u64;
         let total = per_epoch * recipe.epochs(self.task.kind(), rows.len()) as u64;
         // `old` is whole where a crash fell between the two renames of a save.
         let left = folder.and_then(|folder| {
@@ -141,7 +141,7 @@ impl Trainer<'_> {
         while run.place.step < total {
             let epoch = run.place.step / per_epoch;
             if epoch_batches.as_ref().is_none_or(|(e, _)| *e != epoch) {
-                epoch_batches = Some((epoch, split::buckets(&lengths, recipe.batch_size, recipe.seed, epoch)));
+                epoch_batches = Some((epoch, split::buckets(&lengths, per_step, recipe.seed, epoch)));
             }
             let batches = &epoch_batches.as_ref().expect("set above").1;
             let batch: Vec<usize> = batches[(run.place.step % per_epoch) as usize].iter().map(|&at| rows[at]).collect();

@@ -175,7 +175,7 @@ impl Session {
 
     /// MiB that training is expected to hold: weights, patch with its optimiser state, and activations of a batch.
     pub fn memory_estimate_mib(&self, recipe: &Recipe, patch: &Patch) -> f64 {
-        let rows = recipe.batch_size.div_ceil(recipe.accumulate);
+        let rows = recipe.rows_per_step(self.task.kind()).div_ceil(recipe.accumulate);
         let longest =
             self.train.left.lengths(&(0..self.train.left.len()).collect::<Vec<_>>()).into_iter().max().unwrap_or(1);
         let positions = match self.model().image() {

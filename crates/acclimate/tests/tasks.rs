@@ -399,7 +399,7 @@ fn early_stopping_keeps_the_best_epoch() {
             build: &acclimate::peft::build,
             stop: &stop,
         };
-        let per_epoch = parts.train.len().div_ceil(short.batch_size) as u64;
+        let per_epoch = parts.train.len().div_ceil(short.rows_per_step(session.task.kind())) as u64;
         let start = session.start(&short, &parts.train).unwrap();
         let trained = trainer.train(start, &parts.train, &[], "final", None, &mut |progress| {
             at = Some(progress.step);

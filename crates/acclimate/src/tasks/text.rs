@@ -169,7 +169,7 @@ impl Task for Text {
         let loss = said.nats / said.words;
         let mut metrics = vec![
             (self.metric().to_owned(), self.score(outputs, labels)),
-            ("loss, nats per token".to_owned(), loss),
+            ("loss".to_owned(), loss),
             ("perplexity".to_owned(), loss.exp()),
             ("bits per byte".to_owned(), said.nats / std::f64::consts::LN_2 / said.bytes),
             ("token accuracy".to_owned(), said.hits / said.words),
