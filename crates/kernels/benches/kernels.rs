@@ -167,6 +167,21 @@ fn packed_matrices(device: &Device) {
         compare(&format!("{name}, with backward"), || both(&matrix), || both(&dense));
     }
 
+    // Above, the caches keep a matrix from one call to the next. A decoder comes back to one only after all others.
+    let layer = [[576, 576], [192, 576], [192, 576], [576, 576], [1536, 576], [1536, 576], [576, 1536]];
+    let layers: Vec<Matrix> = (0..30).flat_map(|_| layer.map(|dims| packed(dims, device).into())).collect();
+    let dense: Vec<Matrix> = layers.iter().map(|matrix| matrix.dense().into()).collect();
+    for rows in [1, 4] {
+        let inputs = [576, 1536].map(|width| normal([rows, width]));
+        let pass = |matrices: &[Matrix]| {
+            for matrix in matrices {
+                black_box(matrix.linear(inputs[usize::from(matrix.dims()[1] > 576)].clone(), None));
+            }
+        };
+        let name = format!("packed, 30 layers, {rows} rows, against dense, forward");
+        compare(&name, || pass(&layers), || pass(&dense));
+    }
+
     let (rows, outputs) = (256, 49_152);
     let matrix = packed([outputs, 576], device);
     let (matrix, dense, x) = (Matrix::from(matrix.clone()), Matrix::from(matrix.dense()), normal([rows, 576]));

@@ -214,7 +214,7 @@ impl Matrix {
         let ([rows, width], [outputs, expected]) = (x.dims(), self.dims());
         assert_eq!(width, expected, "x must have as many columns as the matrix [{outputs}, {expected}]");
         assert_eq!(targets.dims(), [rows], "there must be a target for each row of x");
-        let fused = has_kernels(&x.device(), x.dtype());
+        let fused = width > 0 && has_kernels(&x.device(), x.dtype());
         let wanted: Arc<[usize]> = indices(targets.clone(), outputs).into();
         let out = match self {
             Self::Packed(matrix) if fused => {

@@ -30,7 +30,8 @@ impl Level {
         let mut levels = vec![Self(Kind::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            let [avx2, fma] = [is_x86_feature_detected!("avx2"), is_x86_feature_detected!("fma")];
+            if avx2 && fma && is_x86_feature_detected!("f16c") {
                 levels.push(Self(Kind::Avx2));
                 let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
                 if wide && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bw") {
@@ -67,12 +68,12 @@ macro_rules! vectorised {
         $(#[$meta])*
         pub(crate) fn $name(level: $crate::simd::Level, $($arg: $kind),*) {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")]
             fn avx512($($arg: $kind),*) {
                 $body::<true>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($arg: $kind),*) {
                 $body::<true>($($arg),*)
             }

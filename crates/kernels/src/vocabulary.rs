@@ -18,7 +18,8 @@ pub(crate) fn composed(scores: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> 
     activation::log_softmax(scores, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg()
 }
 
-/// The cross-entropies `[rows]` and, if `tracked`, what [`backward`] multiplies: the gradient of `x` for unit gradients (else empty).
+/// The cross-entropies `[rows]` and, if `tracked`, what [`backward`] multiplies: the gradient of `x` for unit gradients (else empty). A row of `x`
+/// must have a number.
 pub(crate) fn forward(
     x: &FlexTensor,
     matrix: Source<'_>,
@@ -27,7 +28,8 @@ pub(crate) fn forward(
 ) -> (FlexTensor, FlexTensor) {
     let ([outputs, width], rows) = (matrix.dims(), targets.len());
     let slopes_shape = Shape::from([if tracked { rows } else { 0 }, width]);
-    if rows * outputs * width == 0 {
+    assert!(width > 0, "scores of nothing");
+    if rows * outputs == 0 {
         return (FlexTensor::zeros(Shape::from([rows]), DType::F32), FlexTensor::zeros(slopes_shape, DType::F32));
     }
     let x = x.to_contiguous();

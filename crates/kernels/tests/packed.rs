@@ -184,7 +184,9 @@ fn permuted_rows_are_the_rows_in_that_order() {
 fn assert_cross_entropy(name: &str, matrix: &Matrix, rows: usize) {
     let [outputs, width] = matrix.dims();
     let x = random([rows, width], 3);
-    let ids: Vec<usize> = bits(4).take(rows).map(|x| x as usize % outputs).collect();
+    let mut ids: Vec<usize> = bits(4).take(rows).map(|x| x as usize % outputs).collect();
+    ids[0] = 0;
+    ids[rows - 1] = outputs - 1;
     let ids = targets(&ids);
     let upstream = random([rows], 5);
     let exact = x.clone().cast(DType::F64).autodiff().require_grad();
@@ -296,6 +298,21 @@ fn wrong_sizes_are_refused() {
 #[should_panic(expected = "no row 6")]
 fn a_target_outside_panics() {
     _ = Matrix::from(random([6, 8], 2)).cross_entropy(random([1, 8], 1), targets(&[6]));
+}
+
+#[test]
+#[should_panic(expected = "no row -1")]
+fn a_negative_target_panics() {
+    let matrix = Matrix::from(packed(Format::Q8_0, [6, 32], 1));
+    _ = matrix.cross_entropy(random([1, 32], 1), Tensor::from_data([-1], &Device::flex()));
+}
+
+#[test]
+fn scores_of_no_columns_are_equal() {
+    let (matrix, x) = (Tensor::<2>::zeros([8, 0], &Device::flex()), Tensor::<2>::zeros([2, 0], &Device::flex()));
+    for loss in values(Matrix::from(matrix).cross_entropy(x, targets(&[0, 7]))) {
+        assert!((loss - 8f64.ln()).abs() < 1e-6, "{loss}");
+    }
 }
 
 #[test]
