@@ -52,6 +52,6 @@ cases = [
     case(name, packed(GGMLQuantizationType[name]))
     for name in ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 ]
-for name, factors in [("Q4_K", [0, 2]), ("Q5_K", [0, 2]), ("Q6_K", [208])]:
+for name, factors in [("Q2_K", [80, 82]), ("Q3_K", [108]), ("Q4_K", [0, 2]), ("Q5_K", [0, 2]), ("Q6_K", [208])]:
     cases.append(case(name, random(GGMLQuantizationType[name], factors)))
 write("kernels/packed", header(__file__, "gguf", 0, {"f32": 0.0}), cases)

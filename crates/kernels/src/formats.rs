@@ -22,6 +22,10 @@ pub enum Format {
     Q5_1,
     /// 8 bits and a factor for 32 numbers.
     Q8_0,
+    /// 2 bits, with 4-bit factors and least numbers for 16 of 256 numbers.
+    Q2K,
+    /// 3 bits, with 6-bit factors for 16 of 256 numbers.
+    Q3K,
     /// 4 bits, with 6-bit factors and least numbers for 32 of 256 numbers.
     Q4K,
     /// 5 bits, with 6-bit factors and least numbers for 32 of 256 numbers.
@@ -32,7 +36,7 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::F16,
         Self::Bf16,
         Self::Q4_0,
@@ -40,6 +44,8 @@ impl Format {
         Self::Q5_0,
         Self::Q5_1,
         Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
@@ -54,6 +60,8 @@ impl Format {
             6 => Self::Q5_0,
             7 => Self::Q5_1,
             8 => Self::Q8_0,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
             12 => Self::Q4K,
             13 => Self::Q5K,
             14 => Self::Q6K,
@@ -72,6 +80,8 @@ impl Format {
             Self::Q5_0 => "Q5_0",
             Self::Q5_1 => "Q5_1",
             Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
@@ -83,7 +93,7 @@ impl Format {
         match self {
             Self::F16 | Self::Bf16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
-            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -96,6 +106,8 @@ impl Format {
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
@@ -178,6 +190,8 @@ fn unpack_row<const FMA: bool>(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Q5_0 => blocks!(q5_0),
         Format::Q5_1 => blocks!(q5_1),
         Format::Q8_0 => blocks!(q8_0),
+        Format::Q2K => blocks!(q2k),
+        Format::Q3K => blocks!(q3k),
         Format::Q4K => blocks!(q4k),
         Format::Q5K => blocks!(q5k),
         Format::Q6K => blocks!(q6k),
@@ -322,6 +336,36 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     for at in [0, 16] {
         scale_only(part::<16>(block, 2 + at).map(|q| q as i8), d, &mut out[at..]);
     }
+}
+
+#[inline(always)]
+fn q2k(block: &[u8; 84], out: &mut [f32; 256]) {
+    let (d, least, parts) = (half(&block[80..]), half(&block[82..]), part::<16>(block, 0));
+    for (k, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let numbers = two(block, 16, k).map(|q| q as i8);
+        scale(numbers, d * f32::from(parts[k] & 15), -(least * f32::from(parts[k] >> 4)), out);
+    }
+}
+
+#[inline(always)]
+fn q3k(block: &[u8; 110], out: &mut [f32; 256]) {
+    let (d, parts) = (half(&block[108..]), part::<12>(block, 96));
+    for (k, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let (low, high) = (parts[k % 8] >> (k / 8 * 4) & 15, parts[8 + k % 4] >> (k / 4 * 2) & 3);
+        let (lower, third) = (two(block, 32, k), part::<16>(block, k % 2 * 16));
+        let mut numbers = [0; 16];
+        for i in 0..16 {
+            // A number without its third bit is four less.
+            numbers[i] = (lower[i] | (third[i] >> (k / 2) & 1) << 2) as i8 - 4;
+        }
+        scale_only(numbers, d * f32::from((low | high << 4) as i8 - 32), out);
+    }
+}
+
+/// The lower two bits of part `k` of sixteen numbers; 128 numbers share 32 bytes, the first of which is at `start`.
+#[inline(always)]
+fn two(block: &[u8], start: usize, k: usize) -> [u8; 16] {
+    part::<16>(block, start + k / 8 * 32 + k % 2 * 16).map(|q| q >> (k % 8 / 2 * 2) & 3)
 }
 
 /// Factor and least number of the eight parts of a block; twelve bytes hold six bits of each.

@@ -30,6 +30,8 @@ fn packed(format: Format, dims: [usize; 2], seed: u64) -> Packed {
     let factors: &[usize] = match format {
         Format::F16 | Format::Bf16 | Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
         Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => &[0, 2],
+        Format::Q2K => &[80, 82],
+        Format::Q3K => &[108],
         Format::Q6K => &[208],
     };
     // The sign and the fraction are random, the exponent is given.
@@ -291,7 +293,7 @@ fn wrong_sizes_are_refused() {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(Format::from_ggml(0), None);
-    assert_eq!(Format::from_ggml(10), None);
+    assert_eq!(Format::from_ggml(9), None);
 }
 
 #[test]
