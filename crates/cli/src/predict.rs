@@ -266,9 +266,7 @@ impl Eval {
             (name, loss, loss.exp(), read.bits(nats))
         });
         if self.json {
-            let line = |(_, loss, perplexity, bits): &(&str, f64, f64, f64)| {
-                json!({ "loss": loss, "perplexity": perplexity, "bits_per_character": bits })
-            };
+            let line = |(_, loss, perplexity, bits): &(&str, f64, f64, f64)| json!({ "loss": loss, "perplexity": perplexity, "bits_per_character": bits });
             let all = json!({ "tokens": read.tokens, "characters": read.characters, "segment": cut.segment,
                 "context": cut.context, "method": method.card().name, "settings": method.settings(),
                 "adapter": self.adapter, "before": line(&lines[0]), "after": line(&lines[1]) });
