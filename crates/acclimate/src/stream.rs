@@ -17,7 +17,7 @@ pub struct Cut {
 
 impl Default for Cut {
     fn default() -> Self {
-        Self { segment: 64, context: 192 }
+        Self { segment: 128, context: 128 }
     }
 }
 

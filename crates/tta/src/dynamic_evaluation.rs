@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 /// mean over tensors of the mean of each tensor's $M$. No loss depends on its own update or on a later word. Trained numbers: the patch's.
 ///
 /// # When to use
-/// Long texts with habits of their own: novels, logs, code, one person's messages. The first segments gain nothing. Half the rate where
-/// segments are half as long. The adapted patch remembers the text: keep one per user, and delete it on request. Report static and
+/// Long texts with habits of their own: novels, logs, code, one person's messages. The first segments gain little. The default rate was
+/// chosen for SmolLM2-135M, all linear weights and segments of 128 words, on the beginning of one novel; six times as much destroyed the
+/// model. Halve it where segments are half as long. The adapted patch remembers the text: keep one per user, and delete it on request. Report static and
 /// dynamic losses side by side: they are different protocols.
 ///
 /// # Differences
@@ -68,7 +69,7 @@ pub struct DynamicEvaluation {
 
 impl Default for DynamicEvaluation {
     fn default() -> Self {
-        Self { rule: Rule::Sgd, lr: 0.1, decay: 1e-3, eps: 2e-5 }
+        Self { rule: Rule::Sgd, lr: 5e-3, decay: 1e-3, eps: 2e-5 }
     }
 }
 

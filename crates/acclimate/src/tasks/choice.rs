@@ -107,3 +107,58 @@ impl Task for Choice {
         self.0.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::Encoded;
+    use acclimate_core::{Inputs, Tokens, total};
+    use acclimate_data::{Choices, Tokenizer};
+    use acclimate_models::tiny;
+    use burn::tensor::DType;
+
+    const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"[UNK]":0,"two":1,"plus":2,"three":3,"is":4,"five":5},"unk_token":"[UNK]"}}"#;
+
+    #[test]
+    fn likelihoods_are_those_of_each_choice_after_its_prompt() {
+        let tokenizer = Tokenizer::from_bytes("tokenizer.json", WORDS.as_bytes(), 16).unwrap();
+        let question = |choices: &[&str]| Choices {
+            prompt: "two plus three is".to_owned(),
+            choices: choices.iter().map(|choice| (*choice).to_owned()).collect(),
+        };
+        let rows = acclimate_data::Inputs::Choices(vec![
+            question(&["five", "two", "three plus two"]),
+            question(&["two", "five"]),
+        ]);
+        let left = Encoded::new(&rows, (Some(&tokenizer), None), None, TaskKind::MultipleChoice).unwrap();
+        assert_eq!((left.choices(0), left.choices(1)), (3, 2));
+        let data = Prepared { left, right: None, labels: Some(Labels::Choice(vec![0, 1])) };
+        let spec = TaskSpec {
+            kind: TaskKind::MultipleChoice,
+            names: vec![],
+            weights: vec![],
+            scale: [0.0, 1.0],
+            cuts: vec![],
+        };
+        let (task, model) = (Choice(spec), tiny::llama(0, DType::F64));
+        let outputs = task.predict(&model, &data, &[0, 1], &Pass::bare()).unwrap();
+        // By hand: the log-share of "five" after the prompt.
+        let read = Tokens::packed(&[[1u32, 2, 3, 4]], DType::F64, &burn::tensor::Device::flex());
+        let features = model.forward(&Inputs::Tokens(read), &Pass::bare()).unwrap().features;
+        let log = AnyTensor::from(activation::log_softmax(Pass::bare().scores(&model, features).unwrap(), 1)).to_f64s();
+        assert!((outputs[0][0] - log[5]).abs() < 1e-12 && (outputs[0][1] - log[1]).abs() < 1e-12, "{outputs:?}");
+        assert!((outputs[1][0] - log[1]).abs() < 1e-12 && (outputs[1][1] - log[5]).abs() < 1e-12);
+        assert!(outputs[0][2] < outputs[0][0].max(outputs[0][1]), "three words are less likely than the likelier one");
+        assert_eq!(outputs[1][2..], [4.0, 5.0], "bytes of the choices, with the blank before them");
+        // The loss is the cross-entropy over each row's own choices.
+        let cross = |log: &[f64], right: usize| log.iter().map(|x| x.exp()).sum::<f64>().ln() - log[right];
+        let expected = (cross(&outputs[0][..3], 0) + cross(&outputs[1][..2], 1)) / 2.0;
+        let loss = total(vec![task.loss(&model, &data, &[0, 1], &Pass::bare()).unwrap()]);
+        assert!((loss - expected).abs() < 1e-12, "{loss}, not {expected}");
+        let right =
+            f64::from(u8::from(argmax(&outputs[0][..3]) == 0)) + f64::from(u8::from(argmax(&outputs[1][..2]) == 1));
+        assert_eq!(task.score(&outputs.iter().collect::<Vec<_>>(), data.labels().unwrap()), right / 2.0);
+    }
+}

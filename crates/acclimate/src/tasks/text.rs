@@ -197,3 +197,124 @@ impl Text {
         f64::from(u8::from(said.hits == said.words))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::Encoded;
+    use acclimate_core::{Params, Patch, Rng, total};
+    use acclimate_data::{Inputs as Rows, Message, Tokenizer};
+    use acclimate_models::tiny;
+    use acclimate_optim::Accumulator;
+    use burn::tensor::DType;
+
+    const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"[UNK]":0,"who":1,"are":2,"you":3,"a":4,"model":5,"and":6,"patch":7},"unk_token":"[UNK]"}}"#;
+
+    fn data(dialogues: &[(&str, &str)]) -> Prepared {
+        let tokenizer = Tokenizer::from_bytes("tokenizer.json", WORDS.as_bytes(), 16).unwrap();
+        let turn =
+            |(user, assistant): &(&str, &str)| vec![Message::new("user", *user), Message::new("assistant", *assistant)];
+        let rows = Rows::Dialogues(dialogues.iter().map(turn).collect());
+        let left = Encoded::new(&rows, (Some(&tokenizer), None), None, TaskKind::Instruction).unwrap();
+        let labels = Some(Labels::Text(left.len()));
+        Prepared { left, right: None, labels }
+    }
+
+    fn task() -> Text {
+        let kind = TaskKind::Instruction;
+        Text(TaskSpec { kind, names: vec![], weights: vec![], scale: [0.0, 1.0], cuts: vec![] })
+    }
+
+    const ROWS: [(&str, &str); 3] = [("who are you", "a model"), ("who", "a patch and a model"), ("you", "you")];
+
+    #[test]
+    fn only_what_the_assistant_says_is_scored() {
+        let data = data(&ROWS);
+        let (task, model) = (task(), tiny::llama(0, DType::F64));
+        assert_eq!([0, 1, 2].map(|row| task.weight(&data, &[row])), [2.0, 5.0, 1.0]);
+        assert_eq!(task.weight(&data, &[0, 1, 2]), 8.0);
+        let reading = Reading::new(&model, &data.left.documents(&[0, 1, 2]), &Pass::bare()).unwrap();
+        assert_eq!((reading.words, reading.counts), (vec![4, 5, 4, 7, 6, 4, 5, 3], vec![2, 5, 1]));
+    }
+
+    #[test]
+    fn rows_beside_each_other_are_rows_alone() {
+        let data = data(&ROWS);
+        let (task, model) = (task(), tiny::llama(0, DType::F64));
+        let together = task.predict(&model, &data, &[0, 1, 2], &Pass::bare()).unwrap();
+        let loss = total(vec![task.loss(&model, &data, &[0, 1, 2], &Pass::bare()).unwrap()]);
+        let mut nats = 0.0;
+        for row in 0..3 {
+            let alone = task.predict(&model, &data, &[row], &Pass::bare()).unwrap();
+            // Some dozen sums of products in f64, in another order.
+            assert!((alone[0][0] - together[row][0]).abs() < 1e-12, "{alone:?}, {together:?}");
+            assert_eq!(alone[0][1..], together[row][1..]);
+            nats += alone[0][0];
+        }
+        assert!((loss - nats / 8.0).abs() < 1e-12, "{loss}, {nats}");
+        let outputs: Vec<&Vec<f64>> = together.iter().collect();
+        let metrics = task.metrics(&outputs, &Labels::Text(3));
+        let get = |name: &str| metrics.iter().find(|(n, _)| n == name).unwrap().1;
+        assert!((get("perplexity") - (nats / 8.0).exp()).abs() < 1e-9 && get("scored tokens") == 8.0);
+        assert!((task.score(&outputs, &Labels::Text(3)) - 1.0 / get("perplexity")).abs() < 1e-12);
+    }
+
+    #[test]
+    fn micro_batches_weigh_by_their_words() {
+        let data = data(&ROWS);
+        let (task, model, mut patch) = (task(), tiny::llama(0, DType::F64), Patch::new());
+        let lora = acclimate_peft::build("lora", &"rank = 2".parse().unwrap()).unwrap();
+        acclimate_peft::place(&mut patch, &model, "lora", lora, None, &mut Rng::new(0, "patch", 0)).unwrap();
+        let gradients = |batches: &[&[usize]]| -> (f64, Params) {
+            let mut sum = Accumulator::default();
+            for rows in batches {
+                let tracked = patch.tracked();
+                let loss = task.loss(&model, &data, rows, &Pass::new(&tracked)).unwrap();
+                let value = total(vec![loss.clone().inner()]);
+                sum.add(tracked.params.gradients(&mut loss.backward()), value, task.weight(&data, rows));
+            }
+            sum.finish().unwrap()
+        };
+        let (whole, parts) = (gradients(&[&[0, 1, 2]]), gradients(&[&[0], &[1], &[2]]));
+        assert!((whole.0 - parts.0).abs() < 1e-12);
+        let far = whole
+            .1
+            .zip(&parts.1, |a, b| (a - b).abs())
+            .iter()
+            .map(|(_, x)| total(vec![x.elements().max()]))
+            .fold(0.0, f64::max);
+        assert!(far < 1e-12, "{far:e}");
+        assert!(
+            whole.1.iter().any(|(_, x)| total(vec![x.elements().abs().max()]) > 1e-6),
+            "there is a gradient to compare"
+        );
+    }
+
+    #[test]
+    fn exact_answers_are_those_that_greedy_writing_gives() {
+        let config = acclimate_models::LlamaConfig { vocab_size: 8, ..tiny::llama_config() };
+        let names = ["", "who", "are", "you", "a", "model", "and", "patch"];
+        let sampling = acclimate_models::Sampling { max_tokens: 3, ..Default::default() };
+        let mut written = 0;
+        for seed in 0..6 {
+            let model = tiny::llama_with(config.clone(), seed, DType::F64);
+            let on = &mut |_, _| std::ops::ControlFlow::Continue(());
+            let said = acclimate_models::generate(&model, &[], &[vec![1, 2]], &sampling, &[], on).unwrap().remove(0);
+            // The unknown word is no word that can be read back.
+            if said.contains(&0) {
+                continue;
+            }
+            let text = said.iter().map(|&word| names[word as usize]).collect::<Vec<_>>().join(" ");
+            let other = names[1 + said[0] as usize % 7];
+            let data = data(&[("who are", &text), ("who are", other)]);
+            let outputs = task().predict(&model, &data, &[0, 1], &Pass::bare()).unwrap();
+            assert_eq!((outputs[0][1], outputs[0][2], outputs[1][2]), (3.0, 3.0, 0.0));
+            let exact = task().metrics(&outputs.iter().collect::<Vec<_>>(), &Labels::Text(2));
+            assert_eq!(exact.iter().find(|(name, _)| name == "exact match").unwrap().1, 0.5);
+            written += 1;
+        }
+        assert!(written >= 2, "{written} texts were compared");
+    }
+}
