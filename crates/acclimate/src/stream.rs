@@ -2,7 +2,7 @@
 
 use crate::dataset::Loaded;
 use crate::recipe::AdapterRecipe;
-use acclimate_core::{Patch, Result, Rng, total};
+use acclimate_core::{Inputs, Patch, Result, Rng, total};
 use acclimate_tta::{AnyTestTime, Host, Reset, Stream, losses, segments};
 use serde::Serialize;
 
@@ -53,52 +53,56 @@ impl Read {
     }
 }
 
-/// Reads a text in segments, with the model as it is and with one that adapts by `method`. What adapts is a patch of `adapter` above
-/// `tuned`; it begins anew with each text. `reference` is a text like those the model was trained on, for methods that measure there.
-/// `on` is told of every segment.
-///
-/// # Errors
-/// A model that does not read, a method or adapter that refuses it, or numbers that are not finite.
-pub fn read(
-    loaded: &Loaded,
-    tuned: &Patch,
-    method: &dyn AnyTestTime,
-    adapter: &AdapterRecipe,
-    reference: Option<&str>,
-    text: &str,
-    cut: Cut,
-    on: &mut dyn FnMut(&Read, usize),
-) -> Result<Read> {
-    let (model, tokenizer, (dtype, device)) = (loaded.model.as_ref(), loaded.tokenizer()?, loaded.model.like());
-    let pieces = |text: &str| {
-        Ok::<_, acclimate_core::Error>(segments(&tokenizer.plain(text)?, cut.segment, cut.context, dtype, &device))
-    };
-    let mut patch = Patch::new();
-    let built = acclimate_peft::build(&adapter.method, &adapter.settings)?;
-    acclimate_peft::place(
-        &mut patch,
-        model,
-        &adapter.method,
-        built,
-        adapter.targets.as_ref(),
-        &mut Rng::new(0, "patch", 0),
-    )?;
-    let reference = reference.map(pieces).transpose()?.unwrap_or_default();
-    let mut plain = Host::new(model, Patch::new())?.over(tuned)?;
-    let host = Host::new(model, patch)?.over(tuned)?.reference(&reference);
-    let mut stream = Stream::new(method, host, Reset::Never)?;
-    let mut read = Read { characters: text.chars().count(), ..Read::default() };
-    let all = pieces(text)?;
-    for segment in &all {
-        let before = losses(plain.source(segment)?, segment)?;
-        let after = losses(stream.step(segment)?, segment)?;
-        let n = before.dims()[0];
-        let [before, after] = [before, after].map(|losses| total(vec![losses.sum()]));
-        read.tokens += n;
-        read.before += before;
-        read.after += after;
-        read.segments.push((n, before / n as f64, after / n as f64));
-        on(&read, all.len());
+/// A model that reads texts and adapts to each by a method.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// The frozen model and what encodes its inputs.
+    pub loaded: &'a Loaded,
+    /// A patch that does not change.
+    pub tuned: &'a Patch,
+    /// The method.
+    pub method: &'a dyn AnyTestTime,
+    /// What adapts: a patch above the tuned one.
+    pub adapter: &'a AdapterRecipe,
+    /// A text like those the model was trained on, for methods that measure there.
+    pub reference: Option<&'a str>,
+    /// How texts are cut.
+    pub cut: Cut,
+}
+
+impl Reader<'_> {
+    /// Reads a text in segments, with the model as it is and with one that adapts and begins anew with each text. `on` is told of every
+    /// segment and of how many there are.
+    ///
+    /// # Errors
+    /// A model that does not read, a method or adapter that refuses it, or numbers that are not finite.
+    pub fn read(&self, text: &str, on: &mut dyn FnMut(&Read, usize)) -> Result<Read> {
+        let (model, mut patch) = (self.loaded.model.as_ref(), Patch::new());
+        let AdapterRecipe { method, targets, settings } = self.adapter;
+        let built = acclimate_peft::build(method, settings)?;
+        acclimate_peft::place(&mut patch, model, method, built, targets.as_ref(), &mut Rng::new(0, "patch", 0))?;
+        let reference = self.reference.map(|text| self.pieces(text)).transpose()?.unwrap_or_default();
+        let mut plain = Host::new(model, Patch::new())?.over(self.tuned)?;
+        let host = Host::new(model, patch)?.over(self.tuned)?.reference(&reference);
+        let mut stream = Stream::new(self.method, host, Reset::Never)?;
+        let mut read = Read { characters: text.chars().count(), ..Read::default() };
+        let all = self.pieces(text)?;
+        for segment in &all {
+            let before = losses(plain.source(segment)?, segment)?;
+            let after = losses(stream.step(segment)?, segment)?;
+            let n = before.dims()[0];
+            let [before, after] = [before, after].map(|losses| total(vec![losses.sum()]));
+            read.tokens += n;
+            read.before += before;
+            read.after += after;
+            read.segments.push((n, before / n as f64, after / n as f64));
+            on(&read, all.len());
+        }
+        Ok(read)
     }
-    Ok(read)
+
+    fn pieces(&self, text: &str) -> Result<Vec<Inputs>> {
+        let (dtype, device) = self.loaded.model.like();
+        Ok(segments(&self.loaded.tokenizer()?.plain(text)?, self.cut.segment, self.cut.context, dtype, &device))
+    }
 }

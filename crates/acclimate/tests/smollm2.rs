@@ -1,5 +1,5 @@
 //! SmolLM2-135M-Instruct against `transformers`, where the asset is in the cache: `reference/models/smollm2.py`.
-#![allow(clippy::unwrap_used)] // a golden without its numbers is a failure
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a golden without its numbers is a failure; distances are told
 
 use acclimate::core::{AnyTensor, Cache, Inputs, Model, Params, Pass, Tokens, read_safetensors};
 use acclimate::dataset::Loaded;

@@ -7,7 +7,7 @@ use acclimate::gate::Score;
 use acclimate::models::{Base, Sampling};
 use acclimate::recipe::{AdapterRecipe, TaskKind};
 use acclimate::saved::Answering;
-use acclimate::stream::{self, Cut, Read};
+use acclimate::stream::{Cut, Read, Reader};
 use acclimate::tasks::{Answer, answers};
 use acclimate::write::Writing;
 use acclimate_core::{Error, find, write_whole};
@@ -235,30 +235,22 @@ impl Eval {
         let answering = answering(&self.with, &wanted)?;
         let adapter = AdapterRecipe { method: self.adapter.clone(), ..AdapterRecipe::default() };
         let cut = Cut { segment: self.segment.max(1), context: self.context };
+        let (loaded, tuned, reference) = (&answering.loaded, &answering.patch, reference.as_deref());
+        let reader = Reader { loaded, tuned, method: method.as_ref(), adapter: &adapter, reference, cut };
         let mut read = Read::default();
         let mut last = std::time::Instant::now();
         for text in rows {
             let text: String = text.chars().take(self.characters.unwrap_or(usize::MAX)).collect();
-            let (tuned, loaded) = (&answering.patch, &answering.loaded);
-            let more = stream::read(
-                loaded,
-                tuned,
-                method.as_ref(),
-                &adapter,
-                reference.as_deref(),
-                &text,
-                cut,
-                &mut |read, all| {
-                    if last.elapsed().as_secs() >= 5 {
-                        last = std::time::Instant::now();
-                        let (before, after) = (read.before / read.tokens as f64, read.after / read.tokens as f64);
-                        let done = read.segments.len();
-                        render::say(&format!(
-                            "segment {done}/{all}: {before:.3} nats per token as it is, {after:.3} adapting"
-                        ));
-                    }
-                },
-            )?;
+            let more = reader.read(&text, &mut |read, all| {
+                if last.elapsed().as_secs() >= 5 {
+                    last = std::time::Instant::now();
+                    let (before, after) = (read.before / read.tokens as f64, read.after / read.tokens as f64);
+                    let done = read.segments.len();
+                    render::say(&format!(
+                        "segment {done}/{all}: {before:.3} nats per token as it is, {after:.3} adapting"
+                    ));
+                }
+            })?;
             read = read.and(more);
         }
         let lines = [("as it is", read.before), (method.card().name, read.after)].map(|(name, nats)| {

@@ -127,9 +127,9 @@ fn gradients_agree(dtype: DType, tolerance: &str) {
         let states = flat(model.forward(&Inputs::Tokens(tokens), &pass).unwrap().states.unwrap().h);
         let (mut before, mut targets, mut start) = (vec![], vec![], 0);
         for ids in &golden.ids {
-            for at in 1..ids.len() {
+            for (at, &id) in ids.iter().enumerate().skip(1) {
                 before.push((start + at - 1) as i64);
-                targets.push(i64::from(ids[at]));
+                targets.push(i64::from(id));
             }
             start += ids.len();
         }
