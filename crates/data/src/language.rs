@@ -26,16 +26,18 @@ impl Document {
     }
 }
 
-/// A token that may be scored, and the bytes of text that it adds to those of the tokens before it.
+/// A token that may be scored, the byte of its text where it begins, and the bytes that it adds to those of the tokens
+/// before it.
 struct Part {
     id: u32,
+    at: usize,
     scored: bool,
     bytes: usize,
 }
 
 impl Part {
     fn unscored(&id: &u32) -> Self {
-        Self { id, scored: false, bytes: 0 }
+        Self { id, at: 0, scored: false, bytes: 0 }
     }
 }
 
@@ -53,13 +55,14 @@ impl FromIterator<Part> for Document {
 }
 
 impl Tokenizer {
-    /// A text whose tokens are all predicted but the first, cut to [`Tokenizer::max_length`].
+    /// A text whose tokens are all predicted but the first, cut to [`Tokenizer::max_length`]. A special token that is
+    /// written out in the text is that token.
     ///
     /// # Errors
     /// A text that the tokeniser cannot encode.
     pub fn text_document(&self, text: &str) -> Result<Document> {
         let all = 0..text.len();
-        let parts = self.parts(text, &[all])?;
+        let parts = self.parts(text, &[all], &[])?;
         Ok(self.lead().iter().map(Part::unscored).chain(parts).take(self.max_length()).collect())
     }
 
@@ -107,12 +110,14 @@ impl Tokenizer {
     /// A dialogue whose assistant's turns are predicted, each with the token that ends it, and whether its end was cut off
     /// at [`Tokenizer::max_length`].
     ///
+    /// Under a template a special token that is written out in a turn stays text, whoever says it.
+    ///
     /// Without a template the turns follow each other, with a space between two that have no white space there, and the
-    /// first of [`Tokenizer::ends`] stands after each turn of the assistant.
+    /// first of [`Tokenizer::ends`] stands after each turn of the assistant; special tokens in the turns are those tokens.
     ///
     /// # Errors
-    /// A dialogue in which the assistant has no turn, one that the template refuses, or a template that writes earlier turns
-    /// anew once later ones are there.
+    /// A dialogue in which the assistant has no turn, one that the template refuses, a template that writes earlier turns
+    /// anew once later ones are there, or a special token in a turn that cannot stay text.
     pub fn dialogue(&self, template: Option<&ChatTemplate>, messages: &[Message]) -> Result<(Document, bool)> {
         if !messages.iter().any(|message| message.role == ASSISTANT) {
             return Err(Error::Other("a dialogue has no turn of the assistant to learn from; add one".into()));
@@ -120,11 +125,13 @@ impl Tokenizer {
         let parts = match template {
             Some(template) => {
                 let (text, turns) = turns(template, messages)?;
-                self.parts(&text, &turns)?
+                let mut parts = self.parts(&text, &turns, &self.quotes(template, messages, false, &text)?)?;
+                self.end_turns(&mut parts, &turns);
+                parts
             }
             None => {
                 let (mut parts, rest) = self.joined(messages)?;
-                parts.extend(self.parts(&rest, &[])?);
+                parts.extend(self.parts(&rest, &[], &[])?);
                 parts
             }
         };
@@ -132,13 +139,17 @@ impl Tokenizer {
         Ok((parts.into_iter().take(self.max_length()).collect(), cut))
     }
 
-    /// A dialogue up to where the assistant's next turn begins, uncut.
+    /// A dialogue up to where the assistant's next turn begins, uncut. Special tokens in turns are as in
+    /// [`Tokenizer::dialogue`].
     ///
     /// # Errors
     /// A dialogue that the template refuses, or that the tokeniser cannot encode.
     pub fn prompt(&self, template: Option<&ChatTemplate>, messages: &[Message]) -> Result<Vec<u32>> {
         match template {
-            Some(template) => Ok(self.spans(&template.render(messages, true)?)?.0),
+            Some(template) => {
+                let text = template.render(messages, true)?;
+                Ok(self.spans_with_quotes(&text, &self.quotes(template, messages, true, &text)?)?.0)
+            }
             None => {
                 let (parts, rest) = self.joined(messages)?;
                 let rest = self.spans(rest.trim_end_matches(' '))?.0;
@@ -148,26 +159,29 @@ impl Tokenizer {
     }
 
     /// A prompt with one of its choices, which is what is predicted: as the assistant's turn under a template, and else
-    /// after a space if there is no white space between them.
+    /// after a space if there is no white space between them. Special tokens are as in [`Tokenizer::dialogue`].
     ///
     /// # Errors
     /// An empty choice, and a prompt and choice of more than [`Tokenizer::max_length`] tokens: cut, a choice could not be
     /// compared with others.
     pub fn choice(&self, template: Option<&ChatTemplate>, prompt: &str, choice: &str) -> Result<Document> {
-        let (lead, text, start) = match template {
+        let (lead, text, start, quotes) = match template {
             Some(template) => {
-                let text = template.render(&[Message::new("user", prompt)], true)?;
+                let messages = [Message::new("user", prompt)];
+                let text = template.render(&messages, true)?;
+                let mut quotes = self.quotes(template, &messages, true, &text)?;
                 let start = text.len();
-                (&[][..], text + choice, start)
+                quotes.push(start..start + choice.len());
+                (&[][..], text + choice, start, quotes)
             }
             None => {
                 let mut text = prompt.to_owned();
                 let start = join(&mut text, choice);
-                (self.lead(), text, start)
+                (self.lead(), text, start, Vec::new())
             }
         };
         let scored = start..text.len();
-        let parts = self.parts(&text, &[scored])?;
+        let parts = self.parts(&text, &[scored], &quotes)?;
         let (tokens, most) = (lead.len() + parts.len(), self.max_length());
         if tokens > most {
             let what = format!("a prompt and its choice have {tokens} tokens, {most} are allowed; shorten the prompt");
@@ -180,25 +194,51 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a text; those that begin in one of the ranges are scored, up to the last end of a turn in it.
-    fn parts(&self, text: &str, scored: &[Range<usize>]) -> Result<Vec<Part>> {
-        let (ids, spans) = self.spans(text)?;
+    /// The tokens of a text; those that begin in one of the ranges are scored.
+    fn parts(&self, text: &str, scored: &[Range<usize>], quotes: &[Range<usize>]) -> Result<Vec<Part>> {
+        let (ids, spans) = self.spans_with_quotes(text, quotes)?;
         let mut reached = 0;
         let part = |(id, span): (u32, &Range<usize>)| {
             let bytes = if self.ends().contains(&id) { 0 } else { span.end.saturating_sub(reached) };
             reached = reached.max(span.end);
-            Part { id, scored: scored.iter().any(|range| range.contains(&span.start)), bytes }
+            Part { id, at: span.start, scored: scored.iter().any(|range| range.contains(&span.start)), bytes }
         };
-        let mut parts: Vec<Part> = ids.into_iter().zip(&spans).map(part).collect();
-        for range in scored {
-            let (from, to) =
-                (spans.partition_point(|s| s.start < range.start), spans.partition_point(|s| s.start < range.end));
+        Ok(ids.into_iter().zip(&spans).map(part).collect())
+    }
+
+    /// Scores turns up to their ends: what a template writes after one, such as a line's end, the model need not say.
+    fn end_turns(&self, parts: &mut [Part], turns: &[Range<usize>]) {
+        for turn in turns {
+            let place = |byte| parts.partition_point(|part| part.at < byte);
+            let (from, to) = (place(turn.start), place(turn.end));
             if let Some(end) = parts[from..to].iter().rposition(|part| self.ends().contains(&part.id)) {
-                // What a template writes after it, such as a line's end, the model need not say.
                 parts[from + end + 1..to].iter_mut().for_each(|part| part.scored = false);
             }
         }
-        Ok(parts)
+    }
+
+    /// Where a template's text repeats what is said, if special tokens are in it.
+    fn quotes(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        generation: bool,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>> {
+        let quoted = |message: &&Message| self.names_special(&message.content);
+        let Some(special) = messages.iter().find(quoted) else { return Ok(Vec::new()) };
+        let stand_ins = |(place, message): (usize, &Message)| match quoted(&message) {
+            true => Message::new(message.role.clone(), format!("{MARK}{place}{MARK}")),
+            false => message.clone(),
+        };
+        let marked: Vec<Message> = messages.iter().enumerate().map(stand_ins).collect();
+        let marked = template.render(&marked, generation)?;
+        let forms: [fn(&str) -> &str; 2] = [str::trim, |said| said];
+        forms.into_iter().find_map(|form| put_back(&marked, messages, form, text)).ok_or_else(|| {
+            let what =
+                "contains a special token, and the chat template does not write it as it is said; take the token out";
+            Error::Other(format!("the turn `{}` {what}", special.content.chars().take(40).collect::<String>()))
+        })
     }
 
     /// A dialogue without a template up to the end of the assistant's last turn, and the text after it.
@@ -209,13 +249,31 @@ impl Tokenizer {
             let start = join(&mut text, &message.content);
             if message.role == ASSISTANT {
                 let turn = start..text.len();
-                parts.extend(self.parts(&text, &[turn])?);
-                parts.extend(self.ends().first().map(|&id| Part { id, scored: true, bytes: 0 }));
+                parts.extend(self.parts(&text, &[turn], &[])?);
+                parts.extend(self.ends().first().map(|&id| Part { id, at: text.len(), scored: true, bytes: 0 }));
                 text.clear();
             }
         }
         Ok((parts, text))
     }
+}
+
+/// A character for private use, around the number of a turn that it stands for.
+const MARK: char = '\u{10FFFD}';
+
+/// Where the turns stand whose marks are in `marked`, if with all of them put back, in that form, it is the text.
+fn put_back(marked: &str, messages: &[Message], form: fn(&str) -> &str, text: &str) -> Option<Vec<Range<usize>>> {
+    let (mut whole, mut ranges) = (String::new(), Vec::new());
+    for (place, part) in marked.split(MARK).enumerate() {
+        if place % 2 == 0 {
+            whole.push_str(part);
+        } else {
+            let start = whole.len();
+            whole.push_str(form(&messages.get(part.parse::<usize>().ok()?)?.content));
+            ranges.push(start..whole.len());
+        }
+    }
+    (whole == text).then_some(ranges)
 }
 
 /// Appends a turn. Gives the byte where it begins: spaces before its first word are its own, for so vocabularies have it.
@@ -342,6 +400,36 @@ mod tests {
         assert_eq!(tokenizer.prompt(Some(&template), &messages[..3]).unwrap(), document.ids[..13]);
         let error = tokenizer.dialogue(Some(&template), &messages[..1]).unwrap_err().to_string();
         assert_eq!(error, "a dialogue has no turn of the assistant to learn from; add one");
+    }
+
+    #[test]
+    fn what_is_said_does_not_steer() {
+        // `<`, `|`, `e`, `n`, `d` and `>` are no tokens of this vocabulary, so as text the marker has none.
+        let tokenizer = tokenizer(64, false);
+        for source in [TEMPLATE.to_owned(), TEMPLATE.replace("m.content", "m.content | trim")] {
+            let template = template(&source);
+            let (document, _) = tokenizer.dialogue(Some(&template), &turns(&["a<|end|>b", "b<|end|>c"])).unwrap();
+            assert_eq!(document.ids, [2, 4, 5, 10, 3, 5, 6, 1, 10]);
+            assert_eq!(document.scored, bits("000001110"));
+            assert_eq!(tokenizer.prompt(Some(&template), &turns(&["<|end|>"])).unwrap(), [2, 10, 3]);
+            let document = tokenizer.choice(Some(&template), "<|user|>a", "b<|end|>c").unwrap();
+            assert_eq!((&document.ids[..], document.words()), (&[2, 4, 10, 3, 5, 6][..], 2));
+        }
+        // The user-defined `<b>` is no special token, and without a template a text is what it says.
+        assert_eq!(tokenizer.prompt(None, &turns(&["a<|end|>b"])).unwrap(), [4, 1, 5]);
+        let shouting = template(&TEMPLATE.replace("m.content", "m.content | upper"));
+        let error = tokenizer.prompt(Some(&shouting), &turns(&["a<|end|>"])).unwrap_err().to_string();
+        assert!(error.starts_with("the turn `a<|end|>` contains a special token"), "{error}");
+        assert_eq!(tokenizer.prompt(Some(&shouting), &turns(&["1"])).unwrap(), [2, 7, 10, 3]);
+    }
+
+    #[test]
+    fn a_text_goes_on_after_an_end() {
+        let document = tokenizer(64, false).text_document("ab<|end|>ab c").unwrap();
+        assert_eq!((&document.ids[..], document.scored.clone()), (&[15, 1, 15, 9, 6][..], bits("01111")));
+        assert_eq!(document.bytes, 4);
+        let (document, _) = tokenizer(64, false).dialogue(None, &turns(&["c", "ab<|end|>c"])).unwrap();
+        assert_eq!((&document.ids[..], document.scored.clone()), (&[6, 16, 1, 6, 1][..], bits("01111")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use acclimate_core::{Error, Gguf, Result};
 use serde_json::Value as Json;
@@ -21,6 +22,8 @@ pub struct Tokenizer {
     /// As `inner`, but it cuts nothing: the library stops early where it is to cut, and what it keeps of the rest is not
     /// all of it.
     whole: tokenizers::Tokenizer,
+    /// As `whole`, but special tokens are the text they are written in; made when a text first asks for it.
+    literal: OnceLock<tokenizers::Tokenizer>,
     max_length: usize,
     pad_id: u32,
     /// What the tokeniser puts before a text.
@@ -128,7 +131,7 @@ impl Tokenizer {
                 whole.get_ids()[..special].to_vec()
             }
         };
-        Ok(Self { file, inner, whole, max_length, pad_id, lead, ends })
+        Ok(Self { file, inner, whole, literal: OnceLock::new(), max_length, pad_id, lead, ends })
     }
 
     /// The ids that end a text according to the files in a folder.
@@ -188,7 +191,11 @@ impl Tokenizer {
     /// A text as tokens, each with the bytes of the text it stands for; without special tokens, and uncut. The tokens of one
     /// character have all its bytes; what the tokeniser drops belongs to the token after it.
     pub(crate) fn spans(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = self.whole.encode(text, false).map_err(|e| Error::format(&self.file, e.to_string()))?;
+        self.spans_by(&self.whole, text)
+    }
+
+    fn spans_by(&self, inner: &tokenizers::Tokenizer, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = inner.encode(text, false).map_err(|e| Error::format(&self.file, e.to_string()))?;
         let mut reached = 0;
         let span = |&(start, end): &(usize, usize)| {
             let start = start.min(reached);
@@ -198,7 +205,69 @@ impl Tokenizer {
         Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(span).collect()))
     }
 
-    /// A text as token ids, uncut; before it stands what the tokeniser puts before a text, and nothing after it.
+    /// As [`Tokenizer::spans`], where a special token that lies in one of the `quoted` ranges is no token of its own but
+    /// the text it is written in: what somebody says must not steer the model.
+    ///
+    /// # Errors
+    /// A special token there that the tokeniser cannot read as text.
+    pub(crate) fn spans_with_quotes(
+        &self,
+        text: &str,
+        quoted: &[Range<usize>],
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let (ids, spans) = self.spans(text)?;
+        let lies = |span: &Range<usize>| quoted.iter().any(|quote| quote.start <= span.start && span.end <= quote.end);
+        let special: Vec<usize> = (0..ids.len()).filter(|&place| self.is_special(ids[place])).collect();
+        let Some(&first) = special.iter().find(|&&place| lies(&spans[place])) else { return Ok((ids, spans)) };
+        let refused = || {
+            let token = &text[spans[first].clone()];
+            Error::Other(format!("a turn contains `{token}`, which the tokeniser cannot read as text; take it out"))
+        };
+        let literal = self.literal.get_or_init(|| {
+            let mut literal = self.whole.clone();
+            literal.set_encode_special_tokens(true);
+            literal
+        });
+        // Special tokens part a text before anything else does, so what is between them can be read alone; where a
+        // tokeniser treats a beginning in its own way it cannot, which reading the text as usual in this way shows.
+        let marks = special.iter().filter(|&&place| !lies(&spans[place])).map(|&place| (ids[place], &spans[place]));
+        let parted = |inner| -> Result<_> {
+            let (mut all, mut all_spans, mut from) = (Vec::new(), Vec::new(), 0);
+            for (mark, span) in
+                marks.clone().map(|(id, span)| (Some(id), span.clone())).chain([(None, text.len()..text.len())])
+            {
+                let (between, its) = self.spans_by(inner, text.get(from..span.start).ok_or_else(refused)?)?;
+                all.extend(between);
+                all_spans.extend(its.into_iter().map(|its| its.start + from..its.end + from));
+                from = span.end;
+                if let Some(id) = mark {
+                    all.push(id);
+                    all_spans.push(span);
+                }
+            }
+            Ok((all, all_spans))
+        };
+        let (quoted_ids, quoted_spans) = parted(literal)?;
+        let steers = quoted_ids.iter().filter(|&&id| self.is_special(id)).count() > marks.clone().count();
+        if steers || parted(&self.whole)?.0 != ids {
+            return Err(refused());
+        }
+        Ok((quoted_ids, quoted_spans))
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        self.whole.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
+    /// Whether a text contains a special token, as a text.
+    pub(crate) fn names_special(&self, text: &str) -> bool {
+        let tokens = self.whole.get_added_vocabulary().get_added_tokens_decoder();
+        // Each is asked for, in whatever order.
+        tokens.values().any(|token| token.special && text.contains(&token.content))
+    }
+
+    /// A text as token ids, uncut; before it stands what the tokeniser puts before a text, and nothing after it. A special
+    /// token that is written out in the text is that token.
     ///
     /// # Errors
     /// A text that the tokeniser cannot encode.
