@@ -4,7 +4,8 @@ use std::path::Path;
 
 use acclimate_core::{Error, Gguf, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::value::Kwargs;
+use minijinja::{Environment, ErrorKind, Value, context};
 use serde_json::Value as Json;
 
 use crate::tokens::read_json;
@@ -85,8 +86,11 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |what: String| {
             Err::<String, _>(minijinja::Error::new(ErrorKind::InvalidOperation, what))
         });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|e| {
-            Error::format(file, format!("the chat template cannot be read: {e:#}; put a chat_template.jinja beside it"))
+        environment.add_filter("tojson", to_json);
+        // Python's Jinja takes every end of a line for `\n`, and files were written where it is another.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        environment.add_template_owned(NAME, source).map_err(|e| {
+            Error::format(file, format!("the chat template cannot be read: {e}; put a chat_template.jinja beside it"))
         })?;
         Ok(Self { origin: file.display().to_string(), environment, bos, eos })
     }
@@ -106,6 +110,31 @@ impl ChatTemplate {
             Error::Other(format!("{}: the chat template refuses a dialogue: {why}; change its turns", self.origin))
         })
     }
+}
+
+/// A value as JSON the way Python writes it: the library's own, but with the characters that it makes safe for web pages.
+fn to_json(value: &Value, indent: Option<Value>, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
+    let safe = minijinja::filters::tojson(value, indent, options)?.to_string();
+    let (mut json, mut rest) = (String::with_capacity(safe.len()), &safe[..]);
+    while let Some(place) = rest.find('\\') {
+        json.push_str(&rest[..place]);
+        let escape = &rest[place..];
+        let plain = [(r"\u003c", '<'), (r"\u003e", '>'), (r"\u0026", '&'), (r"\u0027", '\'')];
+        match plain.into_iter().find(|(code, _)| escape.starts_with(code)) {
+            Some((code, plain)) => {
+                json.push(plain);
+                rest = &escape[code.len()..];
+            }
+            None => {
+                // What follows a backslash is its own, another backslash too.
+                let (kept, after) = escape.split_at_checked(2).unwrap_or((escape, ""));
+                json.push_str(kept);
+                rest = after;
+            }
+        }
+    }
+    json.push_str(rest);
+    Ok(json)
 }
 
 /// The name of the only template of an environment.
@@ -145,8 +174,29 @@ mod tests {
         write("{% for %}".into());
         let error = ChatTemplate::from_folder(folder.path()).unwrap_err().to_string();
         assert!(error.contains("tokenizer_config.json: the chat template cannot be read"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
         std::fs::write(folder.path().join("chat_template.jinja"), "{{ messages|length }}").unwrap();
         let template = ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
         assert_eq!(template.render(&turns, false).unwrap(), "2");
+    }
+
+    #[test]
+    fn templates_mean_what_they_mean_in_python() {
+        let folder = tempfile::tempdir().unwrap();
+        let render = |source: &str, content: &str| {
+            std::fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+            let template = ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
+            template.render(&[Message::new("user", content)], false)
+        };
+        let lines = "{% for m in messages %}\r\n{{ m.content }}\r\n{% endfor %}\rend";
+        assert_eq!(render(lines, "a\r\nb").unwrap(), "a\r\nb\nend");
+        // The same from json.dumps(…, ensure_ascii=False), which transformers puts in place of Jinja's own.
+        assert_eq!(
+            render("{{ [messages[0].content, 1, true] | tojson }}", "<é>&'\"").unwrap(),
+            r#"["<é>&'\"", 1, true]"#
+        );
+        assert_eq!(render("{{ {'a': [1, {}]} | tojson }}", "").unwrap(), r#"{"a": [1, {}]}"#);
+        assert_eq!(render("{{ {'a': [1]} | tojson(indent=1) }}", "").unwrap(), "{\n \"a\": [\n  1\n ]\n}");
+        assert!(render("{{ 1 | tojson(colour=1) }}", "").unwrap_err().to_string().contains("colour"));
     }
 }
