@@ -589,8 +589,17 @@ fn messages(cell: &Value) -> Result<Vec<Message>, String> {
         let role = match role {
             "human" => "user",
             "gpt" | "bot" | "model" => ASSISTANT,
-            role => role,
+            "system" | "user" | ASSISTANT => role,
+            role => {
+                let place = place + 1;
+                return Err(format!(
+                    "turn {place} is of the unknown role `{role}`; use `system`, `user` or `assistant`, or drop the row"
+                ));
+            }
         };
+        if role != "system" && content.trim().is_empty() {
+            return Err(format!("turn {} of the {role} is empty; fill it or drop the row", place + 1));
+        }
         Ok(Message::new(role, content))
     };
     turns.iter().enumerate().map(turn).collect()
@@ -813,6 +822,10 @@ mod tests {
         assert!(got.ends_with("turns.jsonl: row 1, column `messages`: has no turn of the assistant to learn from; add one or drop the row"), "{got}");
         let got = error(r#"{"messages": [{"role": "user", "text": "a"}]}"#);
         assert!(got.contains("row 1, column `messages`: turn 1 has no `role` and `content` of text"), "{got}");
+        let got = error(r#"{"messages": [{"role": "critic", "content": "a"}]}"#);
+        assert!(got.contains("row 1, column `messages`: turn 1 is of the unknown role `critic`; use"), "{got}");
+        let got = error(r#"{"messages": [{"role": "system", "content": ""}, {"role": "user", "content": " "}]}"#);
+        assert!(got.contains("row 1, column `messages`: turn 2 of the user is empty; fill it"), "{got}");
         let got = error(r#"{"messages": "a"}"#);
         assert!(got.contains("row 1, column `messages`: is no list of turns; give objects"), "{got}");
         assert!(
