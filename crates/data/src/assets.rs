@@ -9,7 +9,7 @@ use acclimate_core::{Error, Result};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::table::{Encoding, ReadOptions, Table, Value};
+use crate::table::{Encoding, ReadOptions, Table};
 use crate::task::Columns;
 use crate::{dictd, rdata};
 
@@ -150,6 +150,7 @@ impl AssetTable {
             encoding: self.encoding,
             columns: self.columns.clone().or(pixels),
             quotes: self.quotes,
+            whole: self.whole,
         }
     }
 }
@@ -305,14 +306,7 @@ impl Assets {
             instead: "use its files, or an asset of texts or digits".into(),
         })?;
         let file = self.folder(name)?.join(&read.file);
-        let table = match read.whole {
-            true => {
-                let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-                Table { file, columns: vec!["text".into()], rows: vec![vec![Value::Text(text)]] }
-            }
-            false => Table::read(&file, &read.options())?,
-        };
-        Ok((table, read.task()))
+        Ok((Table::read(&file, &read.options())?, read.task()))
     }
 
     fn verified(&self, asset: &Asset) -> Result<PathBuf> {

@@ -96,11 +96,13 @@ pub struct ReadOptions {
     pub columns: Option<Vec<String>>,
     /// Whether `"` quotes cells of csv and tsv.
     pub quotes: bool,
+    /// Whether a `.txt` file is one text, in one row, whatever its separator; other files are read as ever.
+    pub whole: bool,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { separator: None, encoding: Encoding::Utf8, columns: None, quotes: true }
+        Self { separator: None, encoding: Encoding::Utf8, columns: None, quotes: true, whole: false }
     }
 }
 
@@ -120,7 +122,8 @@ impl Table {
     ///
     /// `.csv` and `.tsv` (first line names the columns), `.jsonl` and `.ndjson` (an object per line), `.parquet`
     /// (also `.parquet.brotli` and the like), `.txt` (a row per line that is not blank, column `text`); text formats
-    /// may end in `.gz`. With [`ReadOptions::separator`] a `.txt` file is read as csv. A folder holds a folder of
+    /// may end in `.gz`. With [`ReadOptions::separator`] a `.txt` file is read as csv, with [`ReadOptions::whole`] as one
+    /// text, of any length and with its ends of lines. A folder holds a folder of
     /// `.png` and `.jpg` per class (columns `image` and `label`), or images alone (column `image`).
     ///
     /// # Errors
@@ -139,6 +142,7 @@ impl Table {
             match kind {
                 "csv" => separated(file, options.separator.unwrap_or(','), options)?,
                 "tsv" => separated(file, options.separator.unwrap_or('\t'), options)?,
+                "txt" if options.whole => whole(file, options)?,
                 "txt" => match options.separator {
                     Some(separator) => separated(file, separator, options)?,
                     None => lines(file, options)?,
@@ -262,6 +266,10 @@ fn decode(file: &Path, row: usize, column: &str, bytes: &[u8], encoding: Encodin
     if bytes.len() > MAX_CELL {
         return Err(row_error(file, row, column, format!("is longer than {MAX_CELL} bytes; shorten it")));
     }
+    characters(file, row, column, bytes, encoding)
+}
+
+fn characters(file: &Path, row: usize, column: &str, bytes: &[u8], encoding: Encoding) -> Result<String> {
     match encoding {
         Encoding::Latin1 => Ok(bytes.iter().copied().map(char::from).collect()),
         Encoding::Utf8 => std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| {
@@ -342,6 +350,12 @@ fn lines(file: &Path, options: &ReadOptions) -> Result<Table> {
             check_rows(file, rows.len())?;
         }
     }
+    Ok(Table { file: file.to_owned(), columns: vec!["text".into()], rows })
+}
+
+fn whole(file: &Path, options: &ReadOptions) -> Result<Table> {
+    let text = characters(file, 1, "text", &bytes(file)?, options.encoding)?;
+    let rows = if text.trim().is_empty() { Vec::new() } else { vec![vec![Value::Text(text)]] };
     Ok(Table { file: file.to_owned(), columns: vec!["text".into()], rows })
 }
 

@@ -68,6 +68,22 @@ fn latin1_is_read_when_asked_for() {
 }
 
 #[test]
+fn a_text_may_be_whole() {
+    let options = ReadOptions { whole: true, ..ReadOptions::default() };
+    let text = |table: Table| table.texts("text").unwrap();
+    assert_eq!(text(read(b"one\r\n\ntwo\n", "a.txt", &options).unwrap()), ["one\r\n\ntwo\n"]);
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(b"caf\xe9\nau lait").unwrap();
+    let bytes = gz.finish().unwrap();
+    let error = read(&bytes, "a.txt.gz", &options).unwrap_err();
+    assert!(error.contains("is not UTF-8; save the file as UTF-8"), "{error}");
+    let latin1 = ReadOptions { encoding: Encoding::Latin1, ..options.clone() };
+    assert_eq!(text(read(&bytes, "a.txt.gz", &latin1).unwrap()), ["café\nau lait"]);
+    assert!(read(b" \n\n", "a.txt", &options).unwrap_err().contains("has no rows"));
+    assert_eq!(text(read(b"text\na\nb\n", "a.csv", &options).unwrap()), ["a", "b"]);
+}
+
+#[test]
 fn lines_and_gz() {
     assert_eq!(plain(b"one\r\n\ntwo", "a.txt").unwrap().texts("text").unwrap(), ["one", "two"]);
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
