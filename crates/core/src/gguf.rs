@@ -314,6 +314,10 @@ impl<'a> Cursor<'a> {
         let mut offsets: Vec<u64> = heads.iter().map(|(.., offset)| *offset).collect();
         offsets.sort_unstable();
         let place = |(name, dims, kind, offset): (String, Vec<u64>, u32, u64)| {
+            if !offset.is_multiple_of(alignment) {
+                let what = format!("tensor `{name}` begins at {offset}, no multiple of {alignment}");
+                return Err(self.damaged(what));
+            }
             let start = data.checked_add(offset);
             let next = offsets.get(offsets.partition_point(|&other| other <= offset));
             let size = match block(kind) {
@@ -444,6 +448,11 @@ mod tests {
             1
         });
         assert!(error(&twice).contains("value `small` is there twice"));
+        let coarse = sample(|out| {
+            value(out, "general.alignment", 4, &64u32.to_le_bytes());
+            1
+        });
+        assert!(error(&coarse).contains("tensor `packed` begins at 32, no multiple of 64; fetch the file again"));
     }
 
     #[test]
