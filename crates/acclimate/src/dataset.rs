@@ -8,7 +8,7 @@ use acclimate_data::{
     Assets, COMPLETION_NAMES, ChatTemplate, Columns, Examples, Inputs, Labels, MESSAGES_NAMES, PAIR_NAMES,
     PROMPT_NAMES, Source, TARGET_NAMES, TEXT_NAMES, Target, Tokenizer, WORDS_NAMES,
 };
-use acclimate_data::{ReadOptions, Table, Value, split};
+use acclimate_data::{ReadOptions, Table, split};
 use acclimate_models::{Base, gguf_file};
 use burn::tensor::Device;
 
@@ -166,14 +166,14 @@ pub fn open(name: &str, recipe: &Recipe, assets: &Assets) -> Result<Opened> {
         Source::Asset(asset) => assets.table(&asset)?,
         source => {
             let file = source.resolve(assets)?;
-            let options =
-                ReadOptions { separator: recipe.separator, encoding: recipe.encoding, ..ReadOptions::default() };
-            let mut table = Table::read(&file, &options)?;
-            if recipe.task == TaskKind::LanguageModelling && file.extension().is_some_and(|end| end == "txt") {
+            let options = ReadOptions {
+                separator: recipe.separator,
+                encoding: recipe.encoding,
                 // A text, where other tasks want a row for each line.
-                let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-                table.rows = vec![vec![Value::Text(text)]];
-            }
+                whole: recipe.task == TaskKind::LanguageModelling,
+                ..ReadOptions::default()
+            };
+            let table = Table::read(&file, &options)?;
             (table, Columns::default())
         }
     };
