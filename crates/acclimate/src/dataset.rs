@@ -34,10 +34,13 @@ impl Loaded {
             ));
         }
         let place = Source::parse(name)?.resolve(assets)?;
-        let model = acclimate_models::load(&place, base, &Device::flex())?;
         let folder = if place.is_dir() { place.as_path() } else { place.parent().unwrap_or(&place) };
         let file = folder.join("tokenizer.json");
-        let gguf = gguf_file(&place)?.map(|file| Gguf::read(&file)).transpose()?;
+        let (gguf, device) = (gguf_file(&place)?.map(|file| Gguf::read(&file)).transpose()?, Device::flex());
+        let model = match &gguf {
+            Some(gguf) => acclimate_models::load_gguf(gguf, base, &device)?,
+            None => acclimate_models::load(&place, base, &device)?,
+        };
         let tokenizer = match &gguf {
             _ if file.exists() => Some(Tokenizer::from_file(&file, max_length)?),
             Some(gguf) => Some(Tokenizer::from_gguf(gguf, max_length)?),

@@ -4,7 +4,7 @@ use crate::{
     Affine, Cache, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source, affine_at,
 };
 use acclimate_kernels::Visible;
-use burn::tensor::{Int, Tensor, activation, module, ops::ConvOptions};
+use burn::tensor::{Int, Tensor, module, ops::ConvOptions};
 
 /// One active patch and, where rows differ, how much of it each row gets.
 struct Active<'a> {
@@ -290,8 +290,7 @@ impl<'a> Pass<'a> {
                 return Ok(affine.weight.cross_entropy(states, targets));
             }
         }
-        let log = activation::log_softmax(self.scores(model, states)?, 1);
-        Ok(log.gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg())
+        Ok(acclimate_kernels::composed::cross_entropy(self.scores(model, states)?, targets))
     }
 
     /// A sub-block before its residual addition; activation adapters stand around `body`.

@@ -2,6 +2,7 @@
 //! at a time, and are computed again in the backward pass.
 
 use crate::memory::{Output, Shared};
+use crate::product::{product, product_into};
 use crate::simd::{Level, exp, flush, fold, mul_add, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
@@ -25,7 +26,7 @@ pub(crate) enum Sight {
 }
 
 /// The inputs, and what follows from their shapes.
-struct Problem<'a> {
+struct Problem {
     level: Level,
     batch: usize,
     queries: usize,
@@ -37,7 +38,7 @@ struct Problem<'a> {
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
-    sight: &'a Sight,
+    sight: Sight,
     /// Blocks of queries of each row of the batch.
     blocks: Vec<Vec<Block>>,
 }
@@ -51,14 +52,18 @@ struct Block {
     keys: usize,
 }
 
-impl<'a> Problem<'a> {
-    fn new(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &'a Sight, heads: usize) -> Self {
+impl Problem {
+    fn new(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Sight, heads: usize) -> Self {
         let [q, k, v] = [q, k, v].map(FlexTensor::to_contiguous);
+        let sight = match sight {
+            Sight::Mask(mask) => Sight::Mask(mask.to_contiguous()),
+            Sight::Runs(runs) => Sight::Runs(runs.clone()),
+        };
         let ([batch, queries, features], [_, keys, key_features]) = (dims(&q), dims(&k));
         let width = features / heads;
         let groups = key_features.checked_div(width).unwrap_or(heads);
         let most = (SCORES / keys.max(1)).max(16).min(queries);
-        let blocks = (0..batch).map(|row| match sight {
+        let blocks = (0..batch).map(|row| match &sight {
             Sight::Mask(_) => (0..queries)
                 .step_by(most.max(1))
                 .map(|first| Block { first, count: most.min(queries - first), key: 0, keys })
@@ -102,7 +107,7 @@ impl<'a> Problem<'a> {
         let k = &self.k.storage::<f32>()[key_start + block.key * key_stride..];
         let sizes = [block.count, block.keys, self.width];
         product(sizes, self.scale(), (q, [query_stride, 1]), (k, [1, key_stride]), (out, [block.keys, 1]));
-        match self.sight {
+        match &self.sight {
             Sight::Mask(mask) => softmax_rows(self.level, out, &mask.storage::<f32>()[row * self.keys..][..self.keys]),
             Sight::Runs(runs) => {
                 let runs = &runs[row * self.queries + block.first..][..block.count];
@@ -153,14 +158,6 @@ fn blocks(runs: &[[u32; 2]], most: usize) -> Vec<Block> {
 
 /// `softmax(q·kᵀ/√width + mask)·v` per head.
 pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Sight, heads: usize) -> FlexTensor {
-    let mask;
-    let sight = match sight {
-        Sight::Mask(given) => {
-            mask = Sight::Mask(given.to_contiguous());
-            &mask
-        }
-        Sight::Runs(_) => sight,
-    };
     let problem = Problem::new(q, k, v, sight, heads);
     let shape = problem.q.layout().shape().clone();
     if problem.is_empty() {
@@ -206,14 +203,6 @@ pub(crate) fn backward(
     heads: usize,
     needed: [bool; 3],
 ) -> [Option<FlexTensor>; 3] {
-    let mask;
-    let sight = match sight {
-        Sight::Mask(given) => {
-            mask = Sight::Mask(given.to_contiguous());
-            &mask
-        }
-        Sight::Runs(_) => sight,
-    };
     let problem = Problem::new(q, k, v, sight, heads);
     let shapes: [Shape; 3] = [&problem.q, &problem.k, &problem.v].map(|x| x.layout().shape().clone());
     if problem.is_empty() {
@@ -360,46 +349,6 @@ fn softmax_rows_backward_body<const FMA: bool>(weights: &[f32], slopes: &mut [f3
             *slope = normal(weight * (*slope - mean));
         }
     }
-}
-
-/// A matrix in a slice: its numbers and its row and column strides.
-type Operand<'a> = (&'a [f32], [usize; 2]);
-
-/// `out = factor·a·b` for `[rows, columns, inner]` sizes on one thread; `out` must be a whole row-major matrix.
-fn product(sizes: [usize; 3], factor: f32, a: Operand<'_>, b: Operand<'_>, (out, strides): (&mut [f32], [usize; 2])) {
-    assert!(last(sizes[0], sizes[1], strides) < out.len());
-    // SAFETY: the largest offset was checked, and `out` is borrowed mutably.
-    unsafe { product_into(sizes, factor, a, b, (out.as_mut_ptr(), strides), false) };
-}
-
-/// [`product`] through a pointer; adds to `out` if `accumulate`, else `out` is not read. All sizes must be positive.
-///
-/// # Safety
-/// The matrix at `out` must lie in memory no one else uses meanwhile, written before if `accumulate`.
-unsafe fn product_into(
-    [m, n, k]: [usize; 3],
-    factor: f32,
-    (a, a_strides): Operand<'_>,
-    (b, b_strides): Operand<'_>,
-    (out, strides): (*mut f32, [usize; 2]),
-    accumulate: bool,
-) {
-    assert!(last(m, k, a_strides) < a.len() && last(k, n, b_strides) < b.len());
-    let [[a_row, a_column], [b_row, b_column], [row, column]] =
-        [a_strides, b_strides, strides].map(|strides| strides.map(|stride| stride as isize));
-    let (a, b, none) = (a.as_ptr(), b.as_ptr(), gemm::Parallelism::None);
-    // SAFETY: the largest offsets of `a` and `b` were checked; `out` is right by the caller's promise.
-    unsafe {
-        gemm::gemm(
-            m, n, k, out, column, row, accumulate, a, a_column, a_row, b, b_column, b_row, 1.0, factor, false, false,
-            false, none,
-        );
-    }
-}
-
-/// The offset of a matrix's last number.
-fn last(rows: usize, columns: usize, strides: [usize; 2]) -> usize {
-    (rows - 1) * strides[0] + (columns - 1) * strides[1]
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The same functions composed of Burn operations: what runs on other devices and number types, and the reference in tests.
 
 use crate::Visible;
-use burn::tensor::{DType, Tensor, TensorData, activation};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 /// [`gelu`](crate::gelu) from `erf`, so that its gradient is exact too (the stock gradient of some devices is approximate).
@@ -91,4 +91,10 @@ pub fn layer_norm(x: Tensor<3>, scale: Tensor<1>, shift: Tensor<1>, eps: f64) ->
     let centred = x.clone() - x.mean_dim(2);
     let deviation = ((centred.clone() * centred.clone()).mean_dim(2) + eps).sqrt();
     centred / deviation * scale.reshape([1, 1, features]) + shift.reshape([1, 1, features])
+}
+
+/// `−log softmax(scores)[target]` of each row of `scores` `[rows, words]`, for `targets` `[rows]`: `[rows]`. See
+/// [`Matrix::cross_entropy`](crate::Matrix::cross_entropy).
+pub fn cross_entropy(scores: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    activation::log_softmax(scores, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg()
 }

@@ -26,6 +26,7 @@ mod gate;
 mod memory;
 mod norm;
 mod packed;
+mod product;
 mod rotary;
 mod simd;
 mod vocabulary;

@@ -10,15 +10,9 @@ use std::mem::MaybeUninit;
 
 /// `(x − mean)/√(variance + eps)·scale + shift` over the last axis.
 pub(crate) fn forward(x: &FlexTensor, scale: &FlexTensor, shift: &FlexTensor, eps: f32) -> FlexTensor {
-    let [x, scale, shift] = [x, scale, shift].map(FlexTensor::to_contiguous);
-    let (level, features) = (Level::best(), scale.layout().num_elements().max(1));
-    let mut out = Output::new(x.layout().shape().clone());
-    let (input, scale, shift) = (x.storage::<f32>(), scale.storage::<f32>(), shift.storage::<f32>());
-    let block = rows_per_task(features) * features;
-    let pairs = out.slots().par_chunks_mut(block).zip(input.par_chunks(block));
-    pairs.for_each(|(out, x)| norm_rows(level, x, scale, shift, eps, out));
-    // SAFETY: the blocks cover all slots, and `norm_rows` writes one number for each input.
-    unsafe { out.finish() }
+    let ([scale, shift], level) = ([scale, shift].map(FlexTensor::to_contiguous), Level::best());
+    let (scale, shift) = (scale.storage::<f32>(), shift.storage::<f32>());
+    by_rows(x, scale.len(), |x, out| norm_rows(level, x, scale, shift, eps, out))
 }
 
 /// The gradients of `x`, scale and shift, those `needed`.
@@ -27,26 +21,77 @@ pub(crate) fn backward(
     scale: &FlexTensor,
     gradient: &FlexTensor,
     eps: f32,
-    needed: [bool; 3],
+    [x_needed, needed @ ..]: [bool; 3],
 ) -> [Option<FlexTensor>; 3] {
-    let [x, scale, gradient] = [x, scale, gradient].map(FlexTensor::to_contiguous);
-    let (level, features) = (Level::best(), scale.layout().num_elements());
-    let mut dx = needed[0].then(|| Output::new(x.layout().shape().clone()));
-    let (input, scale, gradient) = (x.storage::<f32>(), scale.storage::<f32>(), gradient.storage::<f32>());
+    let (scale, level) = (scale.to_contiguous(), Level::best());
+    let scale = scale.storage::<f32>();
+    let (dx, [dscale, dshift]) =
+        by_rows_backward([x, gradient], scale.len(), x_needed, needed, |x, gradient, dx, [dscale, dshift]| {
+            norm_rows_backward(level, x, scale, gradient, eps, dx, dscale, dshift);
+        });
+    [dx, dscale, dshift]
+}
+
+/// `x/√(mean(x²) + eps)·scale` over the last axis.
+pub(crate) fn rms_forward(x: &FlexTensor, scale: &FlexTensor, eps: f32) -> FlexTensor {
+    let (scale, level) = (scale.to_contiguous(), Level::best());
+    let scale = scale.storage::<f32>();
+    by_rows(x, scale.len(), |x, out| rms_rows(level, x, scale, eps, out))
+}
+
+/// The gradients of `x` and scale, those `needed`.
+pub(crate) fn rms_backward(
+    x: &FlexTensor,
+    scale: &FlexTensor,
+    gradient: &FlexTensor,
+    eps: f32,
+    [x_needed, needed]: [bool; 2],
+) -> [Option<FlexTensor>; 2] {
+    let (scale, level) = (scale.to_contiguous(), Level::best());
+    let scale = scale.storage::<f32>();
+    let (dx, [dscale]) =
+        by_rows_backward([x, gradient], scale.len(), x_needed, [needed], |x, gradient, dx, [dscale]| {
+            rms_rows_backward(level, x, scale, gradient, eps, dx, dscale);
+        });
+    [dx, dscale]
+}
+
+/// Runs `kernel` on blocks of rows; it must write one number for each input.
+fn by_rows(x: &FlexTensor, features: usize, kernel: impl Fn(&[f32], &mut [MaybeUninit<f32>]) + Sync) -> FlexTensor {
+    let (x, features) = (x.to_contiguous(), features.max(1));
+    let mut out = Output::new(x.layout().shape().clone());
+    let block = rows_per_task(features) * features;
+    let pairs = out.slots().par_chunks_mut(block).zip(x.storage::<f32>().par_chunks(block));
+    pairs.for_each(|(out, x)| kernel(x, out));
+    // SAFETY: the blocks cover all slots, and the kernels here write one number for each input.
+    unsafe { out.finish() }
+}
+
+/// Runs `kernel` on blocks of rows and their gradients: it must write the gradient of each input where that is wanted, and adds to those
+/// vectors of `features` numbers that are not empty.
+fn by_rows_backward<const N: usize>(
+    [x, gradient]: [&FlexTensor; 2],
+    features: usize,
+    x_needed: bool,
+    needed: [bool; N],
+    kernel: impl Fn(&[f32], &[f32], Option<&mut [MaybeUninit<f32>]>, &mut [Vec<f32>; N]) + Sync,
+) -> (Option<FlexTensor>, [Option<FlexTensor>; N]) {
+    let [x, gradient] = [x, gradient].map(FlexTensor::to_contiguous);
+    let mut dx = x_needed.then(|| Output::new(x.layout().shape().clone()));
+    let (input, gradient) = (x.storage::<f32>(), gradient.storage::<f32>());
     let block = rows_per_task(features.max(1)) * features.max(1);
     let slots: Vec<Option<&mut [MaybeUninit<f32>]>> = match &mut dx {
         Some(dx) => dx.slots().chunks_mut(block).map(Some).collect(),
         None => input.chunks(block).map(|_| None).collect(),
     };
     // One partial sum per block, added in order: the same result with any number of threads.
-    let partial: Vec<[Vec<f32>; 2]> = slots
+    let partial: Vec<[Vec<f32>; N]> = slots
         .into_par_iter()
         .zip(input.par_chunks(block))
         .zip(gradient.par_chunks(block))
         .map(|((dx, x), gradient)| {
-            let mut sums = [needed[1], needed[2]].map(|needed| vec![0.0; if needed { features } else { 0 }]);
-            let [dscale, dshift] = &mut sums;
-            norm_rows_backward(level, x, scale, gradient, eps, dx, dscale, dshift);
+            let mut sums = needed.map(|needed| vec![0.0; if needed { features } else { 0 }]);
+            kernel(x, gradient, dx, &mut sums);
             sums
         })
         .collect();
@@ -59,60 +104,9 @@ pub(crate) fn backward(
         // SAFETY: the loop wrote every slot.
         unsafe { out.finish() }
     };
-    // SAFETY: the blocks cover all slots, and `norm_rows_backward` writes one number for each input where `dx` is wanted.
+    // SAFETY: the blocks cover all slots, and the kernels here write one number for each input where `dx` is wanted.
     let dx = dx.map(|dx| unsafe { dx.finish() });
-    [dx, needed[1].then(|| sum(0)), needed[2].then(|| sum(1))]
-}
-
-/// `x/√(mean(x²) + eps)·scale` over the last axis.
-pub(crate) fn rms_forward(x: &FlexTensor, scale: &FlexTensor, eps: f32) -> FlexTensor {
-    let [x, scale] = [x, scale].map(FlexTensor::to_contiguous);
-    let (level, features) = (Level::best(), scale.layout().num_elements().max(1));
-    let mut out = Output::new(x.layout().shape().clone());
-    let (input, scale) = (x.storage::<f32>(), scale.storage::<f32>());
-    let block = rows_per_task(features) * features;
-    let pairs = out.slots().par_chunks_mut(block).zip(input.par_chunks(block));
-    pairs.for_each(|(out, x)| rms_rows(level, x, scale, eps, out));
-    // SAFETY: the blocks cover all slots, and `rms_rows` writes one number for each input.
-    unsafe { out.finish() }
-}
-
-/// The gradients of `x` and scale, those `needed`.
-pub(crate) fn rms_backward(
-    x: &FlexTensor,
-    scale: &FlexTensor,
-    gradient: &FlexTensor,
-    eps: f32,
-    needed: [bool; 2],
-) -> [Option<FlexTensor>; 2] {
-    let [x, scale, gradient] = [x, scale, gradient].map(FlexTensor::to_contiguous);
-    let (level, features) = (Level::best(), scale.layout().num_elements());
-    let mut dx = needed[0].then(|| Output::new(x.layout().shape().clone()));
-    let (input, scale, gradient) = (x.storage::<f32>(), scale.storage::<f32>(), gradient.storage::<f32>());
-    let block = rows_per_task(features.max(1)) * features.max(1);
-    let slots: Vec<Option<&mut [MaybeUninit<f32>]>> = match &mut dx {
-        Some(dx) => dx.slots().chunks_mut(block).map(Some).collect(),
-        None => input.chunks(block).map(|_| None).collect(),
-    };
-    // One partial sum per block, added in order: the same result with any number of threads.
-    let parts = slots.into_par_iter().zip(input.par_chunks(block)).zip(gradient.par_chunks(block));
-    let partial: Vec<Vec<f32>> = parts
-        .map(|((dx, x), gradient)| {
-            let mut dscale = vec![0.0; if needed[1] { features } else { 0 }];
-            rms_rows_backward(level, x, scale, gradient, eps, dx, &mut dscale);
-            dscale
-        })
-        .collect();
-    let dscale = needed[1].then(|| {
-        let mut out = Output::new(Shape::new([features]));
-        for (i, slot) in out.slots().iter_mut().enumerate() {
-            slot.write(normal(partial.iter().map(|sums| f64::from(sums[i])).sum::<f64>() as f32));
-        }
-        // SAFETY: the loop wrote every slot.
-        unsafe { out.finish() }
-    });
-    // SAFETY: the blocks cover all slots, and `rms_rows_backward` writes one number for each input where `dx` is wanted.
-    [dx.map(|dx| unsafe { dx.finish() }), dscale]
+    (dx, std::array::from_fn(|which| needed[which].then(|| sum(which))))
 }
 
 /// Rows one task handles.

@@ -3,8 +3,9 @@
 use crate::formats::{Format, dots, unpack};
 use crate::has_kernels;
 use crate::memory::{Output, Shared};
+use crate::product::product_into;
 use crate::simd::{Level, flush};
-use crate::vocabulary;
+use crate::{composed, vocabulary};
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
@@ -223,7 +224,7 @@ impl Matrix {
             Self::Dense(matrix) if fused && !matrix.is_autodiff() && has_kernels(&matrix.device(), matrix.dtype()) => {
                 <Dispatch as Frozen>::dense_cross_entropy(x.into_dispatch(), matrix.clone().into_dispatch(), wanted)
             }
-            _ => return vocabulary::composed(self.linear(x, None), targets),
+            _ => return composed::cross_entropy(self.linear(x, None), targets),
         };
         Tensor::from_dispatch(out)
     }
@@ -449,7 +450,7 @@ pub(crate) fn forward(matrix: Source<'_>, x: &[f32], out: &mut [MaybeUninit<f32>
                 // them, later ones add.
                 unsafe {
                     let at = (out.at(start), [outputs, 1]);
-                    product(sizes, (x, [width, 1]), (numbers, [1, stride]), at, columns.start > 0);
+                    product_into(sizes, 1.0, (x, [width, 1]), (numbers, [1, stride]), at, columns.start > 0);
                 }
             });
         }
@@ -477,7 +478,7 @@ pub(crate) fn backward(matrix: Source<'_>, gradient: &[f32], out: &mut [MaybeUni
                 // SAFETY: as in `forward`.
                 unsafe {
                     let at = (out.at(start), [width, 1]);
-                    product(sizes, (gradient, [outputs, 1]), (numbers, [stride, 1]), at, inner.start > 0);
+                    product_into(sizes, 1.0, (gradient, [outputs, 1]), (numbers, [stride, 1]), at, inner.start > 0);
                 }
             });
         }
@@ -494,31 +495,5 @@ unsafe fn flush_part(level: Level, out: Shared, start: usize, stride: usize, row
     for row in 0..rows {
         // SAFETY: by the caller's promise.
         flush(level, unsafe { std::slice::from_raw_parts_mut(out.at(start + row * stride), columns) });
-    }
-}
-
-/// `out = a·b`, or adds to `out`, on one thread, for `[rows, columns, inner]` sizes, all positive; operands with their row and column
-/// strides.
-///
-/// # Safety
-/// The matrix at `out` must lie in memory no one else uses meanwhile, written before if `accumulate`.
-unsafe fn product(
-    [m, n, k]: [usize; 3],
-    (a, a_strides): (&[f32], [usize; 2]),
-    (b, b_strides): (&[f32], [usize; 2]),
-    (out, strides): (*mut f32, [usize; 2]),
-    accumulate: bool,
-) {
-    let last = |rows: usize, columns: usize, strides: [usize; 2]| (rows - 1) * strides[0] + (columns - 1) * strides[1];
-    assert!(last(m, k, a_strides) < a.len() && last(k, n, b_strides) < b.len());
-    let [[a_row, a_column], [b_row, b_column], [row, column]] =
-        [a_strides, b_strides, strides].map(|strides| strides.map(|stride| stride as isize));
-    let (a, b, none) = (a.as_ptr(), b.as_ptr(), gemm::Parallelism::None);
-    // SAFETY: the largest offsets of `a` and `b` were checked; `out` is right by the caller's promise.
-    unsafe {
-        gemm::gemm(
-            m, n, k, out, column, row, accumulate, a, a_column, a_row, b, b_column, b_row, 1.0, 1.0, false, false,
-            false, none,
-        );
     }
 }

@@ -3,7 +3,7 @@
 use crate::memory::Output;
 use crate::packed::{self, Source};
 use crate::simd::{Level, exp, fold, normal, total, vectorised};
-use burn::tensor::{DType, Int, Shape, Tensor, activation};
+use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
@@ -12,11 +12,6 @@ const SCORES: usize = 8 << 20;
 
 /// Weights below this power of e of the largest are dropped, as in attention.
 const LEAST: f32 = -50.0;
-
-/// The same from all scores.
-pub(crate) fn composed(scores: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    activation::log_softmax(scores, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg()
-}
 
 /// The cross-entropies `[rows]` and, if `tracked`, what [`backward`] multiplies: the gradient of `x` for unit gradients (else empty). A row of `x`
 /// must have a number.

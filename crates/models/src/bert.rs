@@ -1,6 +1,6 @@
 //! Sentence encoders of the BERT family, such as all-MiniLM-L6-v2.
 
-use crate::{check_weights, largest, positive, read_json, wrong_inputs};
+use crate::{check_weights, first_states, largest, positive, read_json};
 use acclimate_core::{
     Error, Inputs, Model, Outputs, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible, read_safetensors,
 };
@@ -279,15 +279,7 @@ impl Model for Bert {
     }
 
     fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
-        let seq = match inputs {
-            Inputs::Tokens(tokens) => self.embed(tokens, pass)?,
-            Inputs::Embeddings(seq) if seq.h.dims()[2] == self.width() => seq.clone(),
-            Inputs::Embeddings(seq) => {
-                let expected = format!("[batch, length, {}]", self.width());
-                return Err(Error::Shape { what: "embeddings".to_owned(), expected, got: seq.h.dims().to_vec() });
-            }
-            Inputs::Images(_) | Inputs::Rows(_) => return Err(wrong_inputs("bert", "tokens or embeddings")),
-        };
+        let seq = first_states("bert", inputs, self.width(), |tokens| self.embed(tokens, pass))?;
         let states = self.encode(pass.tokens(seq)?, pass)?;
         let features = self.pool(&states);
         let logits = pass.head(features.clone())?;

@@ -4,7 +4,6 @@ use crate::{Base, Llama, LlamaConfig, RopeScaling};
 use acclimate_core::{AnyTensor, Error, Format, Gguf, GgufTensor, Matrix, Packed, Params, Result};
 use burn::tensor::{Device, Tensor};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What llama.cpp calls the parts of a model, and what the checkpoint calls them.
@@ -24,17 +23,20 @@ const IN_LAYER: [(&str, &str); 9] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// Reads a model of the Llama family.
-pub(crate) fn load(file: &Path, base: Base, device: &Device) -> Result<Llama> {
-    let gguf = Gguf::read(file)?;
-    let config = config(&gguf)?;
+/// A model of the Llama family.
+pub(crate) fn model(gguf: &Gguf, base: Base, device: &Device) -> Result<Llama> {
+    let config = config(gguf)?;
     let (mut weights, mut packed) = (Params::default(), BTreeMap::new());
     for tensor in gguf.tensors() {
         let Some(name) = checkpoint_name(&tensor.name) else { continue };
         let order = order(&config, &name);
-        match (&tensor.dims[..], matrix(&gguf, tensor, device)?) {
+        match (&tensor.dims[..], matrix(gguf, tensor, device)?) {
             ([_], Values::Dense(values)) => {
-                let values = order.map_or(values.clone(), |order| order.iter().map(|&row| values[row]).collect());
+                // Another length is refused with the model's shapes.
+                let values = match order.filter(|order| order.len() == values.len()) {
+                    Some(order) => order.into_iter().map(|row| values[row]).collect(),
+                    None => values,
+                };
                 weights.insert(name, AnyTensor::from_f32s(values, &tensor.dims, device));
             }
             ([rows, columns], values) => {
@@ -51,7 +53,7 @@ pub(crate) fn load(file: &Path, base: Base, device: &Device) -> Result<Llama> {
                     (matrix, _) => weights.insert(name, matrix.dense()),
                 }
             }
-            _ => return Err(strange(&gguf, tensor, "has a shape that no weight of this model has")),
+            _ => return Err(strange(gguf, tensor, "has a shape that no weight of this model has")),
         }
     }
     Llama::from_packed(config, weights, packed)

@@ -15,7 +15,9 @@ pub use generate::{Sampling, generate};
 pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use resnet::{Norm, Resnet, ResnetConfig};
 
-use acclimate_core::{AnyTensor, Error, Model, Packed, Params, Result, Site, SiteKind, read_safetensors};
+use acclimate_core::{
+    AnyTensor, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens, read_safetensors,
+};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +68,14 @@ pub fn gguf_file(place: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
+/// The model in a GGUF file that was read already, as for its tokeniser; see [`load`].
+///
+/// # Errors
+/// When a value or tensor is missing, malformed or not offered.
+pub fn load_gguf(gguf: &Gguf, base: Base, device: &Device) -> Result<Box<dyn Model>> {
+    Ok(Box::new(gguf::model(gguf, base, device)?))
+}
+
 /// Reads a model: a GGUF file, a folder that holds one, or a folder with `config.json`, whose `model_type` says which model it is. What
 /// a GGUF file has packed stays so unless `base` is dense.
 ///
@@ -73,7 +83,7 @@ pub fn gguf_file(place: &Path) -> Result<Option<PathBuf>> {
 /// When a file is missing or malformed, or the model type is unknown (the error names the known ones).
 pub fn load(place: &Path, base: Base, device: &Device) -> Result<Box<dyn Model>> {
     if let Some(file) = gguf_file(place)? {
-        return Ok(Box::new(gguf::load(&file, base, device)?));
+        return load_gguf(&Gguf::read(&file)?, base, device);
     }
     let folder = place;
     let config: serde_json::Value = read_json(&folder.join("config.json"))?;
@@ -184,6 +194,19 @@ fn draw_weights(sites: &[Site], mut draw: impl FnMut(&Site, &str, &[usize]) -> A
         }
     }
     weights
+}
+
+/// The states that the first layer of a model over sequences gets: of `width` numbers each, or what `embed` makes of tokens.
+fn first_states(who: &str, inputs: &Inputs, width: usize, embed: impl FnOnce(&Tokens) -> Result<Seq>) -> Result<Seq> {
+    match inputs {
+        Inputs::Tokens(tokens) => embed(tokens),
+        Inputs::Embeddings(seq) if seq.h.dims()[2] == width => Ok(seq.clone()),
+        Inputs::Embeddings(seq) => {
+            let expected = format!("[batch, length, {width}]");
+            Err(Error::Shape { what: "embeddings".to_owned(), expected, got: seq.h.dims().to_vec() })
+        }
+        Inputs::Images(_) | Inputs::Rows(_) => Err(wrong_inputs(who, "tokens or embeddings")),
+    }
 }
 
 /// What a model says to inputs of another kind.

@@ -1,6 +1,6 @@
 //! Decoders of the Llama family: Llama, SmolLM2, Qwen2 and Mistral checkpoints under the names of Hugging Face.
 
-use crate::{check_weights, largest, positive, read_json, wrong_inputs};
+use crate::{check_weights, first_states, largest, positive, read_json};
 use acclimate_core::{
     Error, Inputs, Model, Outputs, Packed, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible,
 };
@@ -420,15 +420,7 @@ impl Model for Llama {
     }
 
     fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
-        let seq = match inputs {
-            Inputs::Tokens(tokens) => self.embed(tokens, pass)?,
-            Inputs::Embeddings(seq) if seq.h.dims()[2] == self.width() => seq.clone(),
-            Inputs::Embeddings(seq) => {
-                let expected = format!("[batch, length, {}]", self.width());
-                return Err(Error::Shape { what: "embeddings".to_owned(), expected, got: seq.h.dims().to_vec() });
-            }
-            Inputs::Images(_) | Inputs::Rows(_) => return Err(wrong_inputs("llama", "tokens or embeddings")),
-        };
+        let seq = first_states("llama", inputs, self.width(), |tokens| self.embed(tokens, pass))?;
         let length = seq.h.dims()[1];
         let (apart, seq) = (seq.starts.iter().any(|&start| start > 0), pass.tokens(seq)?);
         if seq.h.dims()[1] != length && (apart || pass.past() > 0) {
