@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod dataset;
 pub mod encode;
 pub mod gate;
+pub mod merge;
 mod nan;
 mod page;
 pub mod probe;

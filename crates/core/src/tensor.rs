@@ -258,14 +258,34 @@ impl Params {
     pub fn fingerprint(&self) -> String {
         let mut names: Vec<&str> = self.names().collect();
         names.sort_unstable();
-        let mut hash = Sha256::new();
+        let mut print = Fingerprint::default();
         for name in names {
             let tensor = &self.entries[self.index[name]].1;
-            hash.update(name.as_bytes());
-            hash.update(format!("{:?}{:?}", tensor.shape(), tensor.dtype()).as_bytes());
-            hash.update(tensor.elements().into_data().as_bytes());
+            print.tensor(name, &tensor.shape(), tensor.dtype());
+            print.numbers(tensor.elements().into_data().as_bytes());
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        print.finish()
+    }
+}
+
+/// A fingerprint in the making: tensors sorted by name, the numbers of each after its name.
+#[derive(Default)]
+pub(crate) struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize], dtype: DType) {
+        self.0.update(name.as_bytes());
+        self.0.update(format!("{shape:?}{dtype:?}").as_bytes());
+    }
+
+    /// The tensor's numbers, or some of them.
+    pub(crate) fn numbers(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// 64 hexadecimal digits.
+    pub(crate) fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
