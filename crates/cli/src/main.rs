@@ -2,6 +2,7 @@
 
 mod assets;
 mod flags;
+mod merge;
 mod methods;
 mod predict;
 mod quickstart;
@@ -46,6 +47,8 @@ enum Command {
     Predict(predict::Predict),
     /// Scores labelled rows or texts, with the patch of a run or a language model as it is.
     Eval(predict::Eval),
+    /// Writes a tuned model as a plain checkpoint, and tells what that does to its weights.
+    Merge(merge::MergeCommand),
     /// Lists and explains the methods.
     #[command(subcommand)]
     Methods(methods::Methods),
@@ -129,6 +132,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Tune(command) => command.run(),
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),
+        Command::Merge(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),
     }
