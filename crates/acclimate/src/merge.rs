@@ -2,13 +2,14 @@
 
 use crate::saved::{Saved, patch_folder};
 use acclimate_core::{
-    AnyTensor, Checkpoint, Error, Model, Patch, Result, Site, Stored, StoredTensor, TensorWriter, affine_of, decode,
-    encode, write_whole,
+    AnyTensor, Checkpoint, Error, Format, Gguf, Model, Patch, Result, Site, Stored, StoredTensor, TensorWriter,
+    affine_of, decode, encode, write_whole,
 };
-use acclimate_data::{Assets, Source};
-use acclimate_models::{checkpoint, gguf_file};
+use acclimate_data::{Assets, Source, Tokenizer};
+use acclimate_models::{Base, checkpoint, gguf_config, gguf_file, load_gguf};
 use burn::tensor::{DType, Device, TensorData};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
@@ -179,14 +180,40 @@ fn share(part: f64, whole: f64) -> Option<f64> {
 }
 
 /// Where a model's numbers come from.
-enum Base {
+enum Origin {
     /// From files, a tensor at a time.
     Files(Checkpoint),
     /// From a model in memory, whose packed matrices are made dense one by one.
     Model { model: Box<dyn Model>, tensors: Vec<StoredTensor> },
 }
 
-impl Base {
+impl Origin {
+    /// A model in memory: matrices of halves stay such, other packed ones become single.
+    fn of(model: Box<dyn Model>) -> Self {
+        let tensor = |name: &str, shape: Vec<usize>, stored: Stored| {
+            let bytes = (shape.iter().product::<usize>() * stored.bitsize() / 8) as u64;
+            let name = name.to_owned();
+            StoredTensor { name: name.clone(), name_in_file: name, stored, shape, file: 0, range: 0..bytes }
+        };
+        let mut tensors: Vec<StoredTensor> = model
+            .weights()
+            .iter()
+            .map(|(name, t)| tensor(name, t.shape(), if t.dtype() == DType::F64 { Stored::F64 } else { Stored::F32 }))
+            .collect();
+        let matrices = model.sites().iter().map(|site| format!("{}.weight", site.name));
+        tensors.extend(matrices.filter_map(|name| {
+            let packed = model.packed(&name)?;
+            let stored = match packed.format() {
+                Format::F16 => Stored::F16,
+                Format::Bf16 => Stored::BF16,
+                _ => Stored::F32,
+            };
+            Some(tensor(&name, packed.dims().to_vec(), stored))
+        }));
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Self::Model { model, tensors }
+    }
+
     fn tensors(&self) -> &[StoredTensor] {
         match self {
             Self::Files(checkpoint) => checkpoint.tensors(),
@@ -216,10 +243,7 @@ impl Base {
     fn pieces(&self, tensor: &StoredTensor, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self {
             Self::Files(checkpoint) => checkpoint.pieces(tensor, take),
-            Self::Model { .. } => {
-                let data = self.read(tensor)?.elements().into_data();
-                data.as_bytes().chunks(AT_ONCE * size_of::<f64>()).try_for_each(take)
-            }
+            Self::Model { .. } => Numbers::of(self.read(tensor)?).pieces(&tensor.name, tensor.stored, take),
         }
     }
 
@@ -251,8 +275,9 @@ impl Base {
 /// as the file has it.
 pub struct Merge {
     patch: Patch,
-    base: Base,
-    place: PathBuf,
+    origin: Origin,
+    /// Files that go beside the weights.
+    beside: Vec<(PathBuf, Beside)>,
     precision: Precision,
     sites: Vec<Site>,
     fingerprint: String,
@@ -269,7 +294,7 @@ impl Merge {
         let saved = Saved::read(&folder)?;
         let patch = Patch::load(&folder, &Device::flex(), &acclimate_peft::build)?;
         let place = Source::parse(model.unwrap_or(&saved.model))?.resolve(&Assets::open(offline)?)?;
-        let mut merge = Self::new(patch, &place, precision)?;
+        let mut merge = Self::new(patch, &place, saved.base, precision)?;
         saved.check_fingerprint(&folder, &merge.fingerprint)?;
         if merge.patch.has_head() {
             merge.notes.push(format!(
@@ -280,12 +305,12 @@ impl Merge {
         Ok(merge)
     }
 
-    /// A patch and the model of a folder or GGUF file that it was made for.
+    /// A patch and the model of a folder or GGUF file that it was made for. `how` says how the patch knows what such a file has packed.
     ///
     /// # Errors
     /// A patch that changes no weight, or has parts that no weight can stand for; a model that cannot be read, or another one than the patch
     /// was made for.
-    pub fn new(patch: Patch, place: &Path, precision: Precision) -> Result<Self> {
+    pub fn new(patch: Patch, place: &Path, how: Base, precision: Precision) -> Result<Self> {
         patch.check_merge()?;
         let sites: Vec<Site> = patch.weight_sites().cloned().collect();
         if sites.is_empty() {
@@ -293,22 +318,21 @@ impl Merge {
             let instead = "use the model as it is, with the patch beside it for its head";
             return Err(Error::Unsupported { who: "this patch".into(), what: what.into(), instead: instead.into() });
         }
-        if let Some(file) = gguf_file(place)? {
-            return Err(Error::Unsupported {
-                who: "`merge`".to_owned(),
-                what: format!("write a checkpoint out of `{}`", file.display()),
-                instead: "name a folder with config.json and safetensors".to_owned(),
-            });
-        }
-        let base = Base::Files(checkpoint(place)?);
-        let fingerprint = base.fingerprint()?;
+        let (origin, beside) = match gguf_file(place)? {
+            Some(file) => {
+                let gguf = Gguf::read(&file)?;
+                (Origin::of(load_gguf(&gguf, how, &Device::flex())?), beside_gguf(&gguf)?)
+            }
+            None => (Origin::Files(checkpoint(place)?), beside_weights(place)?),
+        };
+        let fingerprint = origin.fingerprint()?;
         patch.check_fingerprint(&fingerprint)?;
-        Ok(Self { patch, base, place: place.to_owned(), precision, sites, fingerprint, notes: vec![] })
+        Ok(Self { patch, origin, beside, precision, sites, fingerprint, notes: vec![] })
     }
 
     /// What the weight and bias of a site become.
     fn merged(&self, site: &Site) -> Result<(AnyTensor, Option<AnyTensor>)> {
-        let read = |part: &str| self.base.read(self.base.tensor(&format!("{}.{part}", site.name))?);
+        let read = |part: &str| self.origin.read(self.origin.tensor(&format!("{}.{part}", site.name))?);
         let (weight, bias) = (read("weight")?, site.bias.then(|| read("bias")).transpose()?);
         self.patch.merged(&affine_of(site, &weight, bias.as_ref())?, site)
     }
@@ -324,7 +348,7 @@ impl Merge {
             let (weight, bias) = self.merged(site)?;
             for (part, merged) in [("weight", Some(weight)), ("bias", bias)] {
                 let Some(merged) = merged else { continue };
-                let tensor = self.base.tensor(&format!("{}.{part}", site.name))?;
+                let tensor = self.origin.tensor(&format!("{}.{part}", site.name))?;
                 let (sums, sha256) = self.compare(tensor, Some(Numbers::of(merged)))?;
                 if part == "bias" && sums.change == 0.0 {
                     continue;
@@ -342,7 +366,7 @@ impl Merge {
         }
         let touched: BTreeSet<&str> = tensors.iter().map(|drift| drift.tensor.as_str()).collect();
         let (mut count, mut rounded) = (0, Sums::default());
-        for tensor in self.base.tensors().iter().filter(|tensor| !touched.contains(tensor.name.as_str())) {
+        for tensor in self.origin.tensors().iter().filter(|tensor| !touched.contains(tensor.name.as_str())) {
             count += 1;
             if self.precision.of(tensor) != tensor.stored {
                 rounded.add(&self.compare(tensor, None)?.0);
@@ -357,7 +381,7 @@ impl Merge {
         let to = self.precision.of(tensor);
         let (mut sums, mut hash, mut at) = (Sums::default(), Sha256::new(), 0);
         let (mut before, mut after, mut rounded, mut bytes) = (vec![], vec![], vec![], vec![]);
-        self.base.pieces(tensor, &mut |piece| {
+        self.origin.pieces(tensor, &mut |piece| {
             for raw in piece.chunks(AT_ONCE * tensor.stored.bitsize() / 8) {
                 [&mut before, &mut after, &mut rounded].into_iter().for_each(Vec::clear);
                 bytes.clear();
@@ -397,13 +421,19 @@ impl Merge {
     /// # Errors
     /// As [`check_out`], a file that cannot be read or written, or a tensor that was read back differently. Nothing is left behind.
     pub fn write(&self, out: &Path, drift: &Drift) -> Result<()> {
-        let beside = beside(&self.place)?;
         let partial = Partial::begin(out)?;
         let sums: BTreeMap<&str, &str> = drift.tensors.iter().map(|d| (d.tensor.as_str(), d.sha256.as_str())).collect();
         self.write_tensors(&partial.path, &sums)?;
-        for (file, from) in beside {
+        for (file, beside) in &self.beside {
             let to = partial.path.join(file);
-            let copied = to.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::copy(&from, &to));
+            let from = match beside {
+                Beside::File(from) => from,
+                Beside::Text(text) => {
+                    write_whole(&to, text.as_bytes())?;
+                    continue;
+                }
+            };
+            let copied = to.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::copy(from, &to));
             copied.and_then(|_| File::open(&to)?.sync_all()).map_err(|e| Error::io(&to, e))?;
         }
         self.write_config(&partial.path)?;
@@ -416,9 +446,9 @@ impl Merge {
         // A site's weight and bias mostly lie side by side.
         let mut last: Option<(&Site, (AnyTensor, Option<AnyTensor>))> = None;
         let (mut shards, mut size) = (serde_json::Map::new(), 0);
-        let files = self.base.files();
+        let files = self.origin.files();
         for (number, (file, metadata)) in files.iter().enumerate() {
-            let mut tensors: Vec<_> = self.base.tensors().iter().filter(|tensor| tensor.file == number).collect();
+            let mut tensors: Vec<_> = self.origin.tensors().iter().filter(|tensor| tensor.file == number).collect();
             // Wide numbers first, so that all are aligned.
             tensors.sort_by_key(|tensor| std::cmp::Reverse(self.precision.of(tensor).bitsize()));
             let info = |t: &&StoredTensor| (t.name_in_file.clone(), self.precision.of(t), t.shape.clone());
@@ -437,14 +467,15 @@ impl Merge {
                         let (weight, bias) = &merged;
                         let numbers = if part == "bias" { bias.as_ref() } else { Some(weight) };
                         if let Some(numbers) = numbers {
-                            Numbers::of(numbers.clone()).write(&tensor.name, to, &mut writer)?;
+                            let take = &mut |raw: &[u8]| writer.write(raw);
+                            Numbers::of(numbers.clone()).pieces(&tensor.name, to, take)?;
                         }
                         last = Some((site, merged));
                     }
-                    None if to == tensor.stored => self.base.pieces(tensor, &mut |raw| writer.write(raw))?,
+                    None if to == tensor.stored => self.origin.pieces(tensor, &mut |raw| writer.write(raw))?,
                     None => {
                         let (mut wide, mut bytes) = (vec![], vec![]);
-                        self.base.pieces(tensor, &mut |raw| {
+                        self.origin.pieces(tensor, &mut |raw| {
                             wide.clear();
                             bytes.clear();
                             decode(tensor.stored, raw, &mut wide);
@@ -457,7 +488,7 @@ impl Merge {
             writer.finish()?;
         }
         if files.len() > 1 {
-            let index = serde_json::json!({ "metadata": { "total_size": size }, "weight_map": shards });
+            let index = json!({ "metadata": { "total_size": size }, "weight_map": shards });
             let text = serde_json::to_string_pretty(&index).map_err(|e| Error::Other(e.to_string()))? + "\n";
             write_whole(&folder.join("model.safetensors.index.json"), text.as_bytes())?;
         }
@@ -469,8 +500,7 @@ impl Merge {
         let Some(name) = self.precision.name() else { return Ok(()) };
         let file = folder.join("config.json");
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let mut config: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
+        let mut config: Value = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
         for key in ["dtype", "torch_dtype"] {
             if let Some(value) = config.get_mut(key) {
                 *value = name.into();
@@ -483,7 +513,7 @@ impl Merge {
     /// Refuses a folder whose changed tensors are not, bit for bit, what they were meant to be.
     fn read_back(&self, folder: &Path, meant: &BTreeMap<&str, &str>) -> Result<()> {
         let written = Checkpoint::open(folder)?;
-        for tensor in self.base.tensors() {
+        for tensor in self.origin.tensors() {
             let Some(&meant) = meant.get(tensor.name.as_str()) else { continue };
             let mut hash = Sha256::new();
             if let Some(tensor) = written.tensor(&tensor.name_in_file) {
@@ -527,22 +557,31 @@ impl Numbers {
         decode(self.stored(), &self.0.as_bytes()[from * size..(from + count) * size], out);
     }
 
-    fn write(&self, name: &str, to: Stored, writer: &mut TensorWriter) -> Result<()> {
+    /// Hands over the numbers as they are written.
+    fn pieces(&self, name: &str, to: Stored, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let (mut wide, mut bytes) = (vec![], vec![]);
         for raw in self.0.as_bytes().chunks(AT_ONCE * self.stored().bitsize() / 8) {
             wide.clear();
             bytes.clear();
             decode(self.stored(), raw, &mut wide);
             encode(&wide, to, &mut bytes).map_err(|number| too_large(name, to, number))?;
-            writer.write(&bytes)?;
+            take(&bytes)?;
         }
         Ok(())
     }
 }
 
+/// What a file beside the weights is made of.
+enum Beside {
+    /// A copy.
+    File(PathBuf),
+    /// A text.
+    Text(String),
+}
+
 /// The files that go with a model's weights: those of its folder that hold no weights, and of the folders in which sentence-transformers
 /// keeps each module under its number. Names in the new folder, and where they are now.
-fn beside(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+fn beside_weights(folder: &Path) -> Result<Vec<(PathBuf, Beside)>> {
     let names = |folder: &Path| -> Result<Vec<String>> {
         let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
         let entries = entries.map_err(|e| Error::io(folder, e))?;
@@ -559,17 +598,48 @@ fn beside(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     for name in names(folder)? {
         let path = folder.join(&name);
         if path.is_file() {
-            found.extend((!weights(&name)).then(|| (name.into(), path)));
+            found.extend((!weights(&name)).then(|| (name.into(), Beside::File(path))));
         } else if name.starts_with(|c: char| c.is_ascii_digit()) {
             for inner in names(&path)? {
                 let file = path.join(&inner);
                 if file.is_file() && (inner.ends_with(".safetensors") || !weights(&inner)) {
-                    found.push((Path::new(&name).join(inner), file));
+                    found.push((Path::new(&name).join(inner), Beside::File(file)));
                 }
             }
         }
     }
     Ok(found)
+}
+
+/// What a folder of safetensors has beside them, from a GGUF file: the configuration, the tokeniser and the template for dialogues.
+fn beside_gguf(gguf: &Gguf) -> Result<Vec<(PathBuf, Beside)>> {
+    // How long rows may be is no part of a tokenizer.json.
+    const LENGTH: usize = 512;
+    let text = |json: &Value| Ok(serde_json::to_string_pretty(json).map_err(|e| Error::Other(e.to_string()))? + "\n");
+    let own = gguf.file().with_file_name("tokenizer.json");
+    let tokenizer =
+        if own.exists() { Tokenizer::from_file(&own, LENGTH)? } else { Tokenizer::from_gguf(gguf, LENGTH)? };
+    let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
+    let mut generation = json!({});
+    let tokens = gguf.strings("tokenizer.ggml.tokens").unwrap_or_default();
+    for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+        let id = gguf.u64(&format!("tokenizer.ggml.{key}_token_id"));
+        if let Some(token) = id.and_then(|id| tokens.get(usize::try_from(id).ok()?)) {
+            config[format!("{name}_token")] = token.as_str().into();
+            generation[format!("{name}_token_id")] = id.into();
+        }
+    }
+    if !tokenizer.ends().is_empty() {
+        generation["eos_token_id"] = tokenizer.ends().into();
+    }
+    let mut all = vec![
+        ("config.json", text(&gguf_config(gguf)?)?),
+        ("tokenizer.json", tokenizer.to_json()?),
+        ("tokenizer_config.json", text(&config)?),
+        ("generation_config.json", text(&generation)?),
+    ];
+    all.extend(gguf.str("tokenizer.chat_template").map(|source| ("chat_template.jinja", source.to_owned())));
+    Ok(all.into_iter().map(|(name, text)| (name.into(), Beside::Text(text))).collect())
 }
 
 /// Refuses a place where no new folder can be made.

@@ -102,10 +102,7 @@ fn report(drift: &Drift) -> String {
         None => say(&format!("{} other tensors stay as they are.", untouched.tensors)),
     }
     if drift.total.lost.is_some_and(|lost| lost > LITTLE) {
-        say(&format!(
-            "Rounding loses {} of what was tuned; `--dtype f32` loses nothing.",
-            percent(drift.total.lost)
-        ));
+        say(&format!("Rounding loses {} of what was tuned; `--dtype f32` loses nothing.", percent(drift.total.lost)));
     }
     drift.notes.iter().for_each(|note| say(&format!("Note: {note}.")));
     text

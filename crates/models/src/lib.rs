@@ -12,6 +12,7 @@ pub mod tiny;
 
 pub use bert::{Bert, BertConfig, Pooling};
 pub use generate::{Sampling, generate};
+pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use resnet::{Norm, Resnet, ResnetConfig};
 
