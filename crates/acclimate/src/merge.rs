@@ -1,12 +1,12 @@
 //! Merging: a plain checkpoint out of a model and a patch, a tensor at a time, and what that does to the weights.
 
-use crate::saved::{Saved, patch_folder};
+use crate::saved::{SAVED, Saved, patch_folder};
 use acclimate_core::{
-    AnyTensor, Checkpoint, Error, Format, Gguf, Model, Patch, Result, Site, Stored, StoredTensor, TensorWriter,
-    affine_of, decode, encode, write_whole,
+    AnyTensor, Checkpoint, Error, Format, Gguf, Inputs, Model, Pass, Patch, Result, Rng, Site, SiteKind, Stored,
+    StoredTensor, TensorWriter, Tokens, affine_of, decode, encode, write_whole,
 };
 use acclimate_data::{Assets, Source, Tokenizer};
-use acclimate_models::{Base, checkpoint, gguf_config, gguf_file, load_gguf};
+use acclimate_models::{Base, checkpoint, gguf_config, gguf_file, load, load_gguf};
 use burn::tensor::{DType, Device, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -281,6 +281,8 @@ pub struct Merge {
     precision: Precision,
     sites: Vec<Site>,
     fingerprint: String,
+    place: PathBuf,
+    how: Base,
     notes: Vec<String>,
 }
 
@@ -291,11 +293,12 @@ impl Merge {
     /// A folder without a patch, a model that is gone, and those of [`Merge::new`].
     pub fn open(run: &Path, model: Option<&str>, precision: Precision, offline: bool) -> Result<Self> {
         let folder = patch_folder(run);
-        let saved = Saved::read(&folder)?;
+        let file = folder.join(SAVED);
+        let saved = Saved::read(&file)?;
         let patch = Patch::load(&folder, &Device::flex(), &acclimate_peft::build)?;
         let place = Source::parse(model.unwrap_or(&saved.model))?.resolve(&Assets::open(offline)?)?;
         let mut merge = Self::new(patch, &place, saved.base, precision)?;
-        saved.check_fingerprint(&folder, &merge.fingerprint)?;
+        saved.check_fingerprint(&file, &merge.fingerprint)?;
         if merge.patch.has_head() {
             merge.notes.push(format!(
                 "the head that was tuned is no part of the model; it stays in `{}`",
@@ -311,7 +314,7 @@ impl Merge {
     /// A patch that changes no weight, or has parts that no weight can stand for; a model that cannot be read, or another one than the patch
     /// was made for.
     pub fn new(patch: Patch, place: &Path, how: Base, precision: Precision) -> Result<Self> {
-        patch.check_merge()?;
+        patch.check_mergeable()?;
         let sites: Vec<Site> = patch.weight_sites().cloned().collect();
         if sites.is_empty() {
             let what = "be merged: it changes no weight";
@@ -327,7 +330,8 @@ impl Merge {
         };
         let fingerprint = origin.fingerprint()?;
         patch.check_fingerprint(&fingerprint)?;
-        Ok(Self { patch, origin, beside, precision, sites, fingerprint, notes: vec![] })
+        let place = place.to_owned();
+        Ok(Self { patch, origin, beside, precision, sites, fingerprint, place, how, notes: vec![] })
     }
 
     /// What the weight and bias of a site become.
@@ -441,6 +445,22 @@ impl Merge {
         partial.finish()
     }
 
+    /// Loads the model with its patch, then the merged one from `out`, and compares what they say to the same inputs. Each is in memory
+    /// whole.
+    ///
+    /// # Errors
+    /// A model that cannot be loaded or run.
+    pub fn compare_outputs(&self, out: &Path) -> Result<OutputDrift> {
+        let said = |place: &Path, patch: &Patch| {
+            let model = load(place, self.how, &Device::flex())?;
+            outputs(model.as_ref(), patch)
+        };
+        let (features, scores) = said(&self.place, &self.patch)?;
+        let (merged, merged_scores) = said(out, &Patch::new())?;
+        let scores = scores.zip(merged_scores).map(|(expected, got)| apart(&got, &expected));
+        Ok(OutputDrift { features: apart(&merged, &features), scores })
+    }
+
     fn write_tensors(&self, folder: &Path, changed: &BTreeMap<&str, &str>) -> Result<()> {
         let sites: BTreeMap<&str, &Site> = self.sites.iter().map(|site| (site.name.as_str(), site)).collect();
         // A site's weight and bias mostly lie side by side.
@@ -456,7 +476,7 @@ impl Merge {
             for tensor in tensors {
                 let to = self.precision.of(tensor);
                 shards.insert(tensor.name_in_file.clone(), file.to_string_lossy().into());
-                size += tensor.bytes() / tensor.stored.bitsize() as u64 * to.bitsize() as u64;
+                size += tensor.bytes() * to.bitsize() as u64 / tensor.stored.bitsize() as u64;
                 let place = tensor.name.rsplit_once('.').filter(|_| changed.contains_key(tensor.name.as_str()));
                 match place.and_then(|(site, part)| Some((*sites.get(site)?, part))) {
                     Some((site, part)) => {
@@ -640,6 +660,53 @@ fn beside_gguf(gguf: &Gguf) -> Result<Vec<(PathBuf, Beside)>> {
     ];
     all.extend(gguf.str("tokenizer.chat_template").map(|source| ("chat_template.jinja", source.to_owned())));
     Ok(all.into_iter().map(|(name, text)| (name.into(), Beside::Text(text))).collect())
+}
+
+/// How far a merged model's outputs are from those of the model with its patch, as shares of the largest of the latter.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputDrift {
+    /// The largest difference of the vectors that heads stand on.
+    pub features: f64,
+    /// The largest difference of the model's own scores: of words or classes; absent where it has none, or the patch has a head instead.
+    pub scores: Option<f64>,
+}
+
+/// What a model says to fixed inputs: words or images drawn from a seed.
+fn outputs(model: &dyn Model, patch: &Patch) -> Result<(AnyTensor, Option<AnyTensor>)> {
+    // Rows and tokens of each: enough to reach every layer, and within every model's positions.
+    const ROWS: [usize; 2] = [4, 16];
+    let ((dtype, device), mut rng) = (model.like(), Rng::new(0, "outputs of a merged model", 0));
+    let words = model.sites().iter().find(|site| site.kind == SiteKind::Embedding).map(|site| site.out);
+    let inputs = match (model.image(), words) {
+        (Some([channels, height, width]), _) => {
+            let drawn = rng.normal_tensor(&[ROWS[0], channels, height, width], 1.0, dtype, &device);
+            Inputs::Images(drawn.get().expect("drawn with four axes"))
+        }
+        (None, Some(words)) => {
+            let mut row = || ((0..ROWS[1]).map(|_| rng.below(words) as u32).collect(), vec![]);
+            let rows: Vec<(Vec<u32>, Vec<u32>)> = (0..ROWS[0]).map(|_| row()).collect();
+            Inputs::Tokens(Tokens::new(&rows, dtype, &device))
+        }
+        (None, None) => {
+            let what = "say what its inputs are".to_owned();
+            return Err(Error::Unsupported { who: "this model".into(), what, instead: "leave out `--verify`".into() });
+        }
+    };
+    let pass = Pass::new(patch);
+    let said = model.forward(&inputs, &pass)?;
+    let scores = match model.vocabulary() {
+        Some(_) => Some(pass.scores(model, said.features.clone())?.into()),
+        None => said.logits.filter(|_| !patch.has_head()).map(AnyTensor::from),
+    };
+    Ok((said.features.into(), scores))
+}
+
+/// The largest difference as a share of the largest value.
+fn apart(got: &AnyTensor, expected: &AnyTensor) -> f64 {
+    let (got, expected) = (got.to_f64s(), expected.to_f64s());
+    let largest = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    let apart = got.iter().zip(&expected).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+    if apart == 0.0 { 0.0 } else { apart / largest }
 }
 
 /// Refuses a place where no new folder can be made.

@@ -12,8 +12,8 @@ use acclimate_models::Base;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Lies beside the patch.
-const FILE: &str = "acclimate.json";
+/// What a patch folder of ours holds beside the patch.
+pub(crate) const SAVED: &str = "acclimate.json";
 
 /// What `acclimate.json` in a patch folder says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,33 +31,27 @@ pub struct Saved {
     pub fingerprint: String,
 }
 
-/// The patch folder that a run folder holds, or that a folder is itself.
+/// The patch folder that a name means: the one inside a run folder, or itself.
 pub fn patch_folder(folder: &Path) -> PathBuf {
     let inner = folder.join("patch");
     if inner.is_dir() { inner } else { folder.to_owned() }
 }
 
 impl Saved {
-    /// Reads what was written beside a patch.
-    ///
-    /// # Errors
-    /// Names the file that is missing or malformed.
-    pub fn read(patch_folder: &Path) -> Result<Self> {
-        let file = patch_folder.join(FILE);
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        serde_json::from_str(&text).map_err(|e| Error::format(file, e.to_string()))
     }
 
     /// Refuses weights other than those of the model that was tuned.
     ///
     /// # Errors
     /// Names the file and the way out.
-    pub fn check_fingerprint(&self, patch_folder: &Path, fingerprint: &str) -> Result<()> {
+    pub(crate) fn check_fingerprint(&self, file: &Path, fingerprint: &str) -> Result<()> {
         if self.fingerprint == fingerprint {
             return Ok(());
         }
-        let what = "was made for a model with other weights; load that model, or tune anew";
-        Err(Error::format(patch_folder.join(FILE), what))
+        Err(Error::format(file, "was made for a model with other weights; load that model, or tune anew"))
     }
 
     /// What a run has to remember.
@@ -82,7 +76,7 @@ impl Saved {
     pub fn write(&self, folder: &Path, patch: &Patch) -> Result<()> {
         patch.save(folder)?;
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Other(e.to_string()))?;
-        write_whole(&folder.join(FILE), text.as_bytes())
+        write_whole(&folder.join(SAVED), text.as_bytes())
     }
 }
 
@@ -105,13 +99,14 @@ impl Answering {
     /// A folder without a patch, a model that is gone, or another model than the patch was made for.
     pub fn open(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
         let folder = patch_folder(folder);
-        let saved = Saved::read(&folder)?;
+        let file = folder.join(SAVED);
+        let saved = Saved::read(&file)?;
         let assets = Assets::open(offline)?;
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
         let patch = Patch::load(&folder, &loaded.model.like().1, &acclimate_peft::build)?;
         patch.check_base(loaded.model.as_ref())?;
         // A patch without tensors, of a model that is kept as it is, names no base.
-        saved.check_fingerprint(&folder, loaded.model.fingerprint())?;
+        saved.check_fingerprint(&file, loaded.model.fingerprint())?;
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
     }
