@@ -152,9 +152,8 @@ fn tune_predict_and_evaluate() {
 #[test]
 fn a_run_becomes_a_plain_checkpoint() {
     let place = Place::new();
-    place.good(&format!(
-        "{TUNE} --gate.folds 0 --adapter.method lora --adapter.rank 2 --optim.method adamw --optim.lr 0.05"
-    ));
+    let tune = TUNE.replace("--gate.folds 2", "--gate.folds 0");
+    place.good(&format!("{tune} --adapter.method lora --adapter.rank 2 --optim.method adamw --optim.lr 1e-4"));
     let before = place.files();
     let text = place.good("merge --run run --check --dtype bf16");
     assert!(text.contains("lost in rounding") && text.contains("F32 as BF16") && text.contains("all 12"), "{text}");
@@ -181,6 +180,14 @@ fn a_run_becomes_a_plain_checkpoint() {
         1,
         &["unknown number type `bf17`; the nearest are `bf16`"],
     );
+    if cfg!(unix) {
+        let before = place.files();
+        let line = format!("ulimit -f 8; exec {BINARY} merge --run run --out full");
+        let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+        assert!(error(&output).starts_with("error: full.partial/model.safetensors: "), "{}", error(&output));
+        assert_eq!(place.files(), before);
+    }
     place.refused("merge --run nowhere --out other", 1, &["nowhere/acclimate.json"]);
     place.refused("merge --run run --out other --model merged", 1, &["was made for a model", "tune anew"]);
 }

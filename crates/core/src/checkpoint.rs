@@ -187,11 +187,17 @@ impl Checkpoint {
         let count = tensor.shape.iter().product();
         if stored == Stored::F64 {
             let mut numbers = Vec::with_capacity(count);
-            self.pieces(tensor, &mut |raw| Ok(decode(stored, raw, &mut numbers)))?;
+            self.pieces(tensor, &mut |raw| {
+                decode(stored, raw, &mut numbers);
+                Ok(())
+            })?;
             return Ok(AnyTensor::from_f64s(numbers, &tensor.shape, DType::F64, device));
         }
         let mut numbers = Vec::with_capacity(count);
-        self.pieces(tensor, &mut |raw| Ok(decode_f32(stored, raw, &mut numbers)))?;
+        self.pieces(tensor, &mut |raw| {
+            decode_f32(stored, raw, &mut numbers);
+            Ok(())
+        })?;
         Ok(AnyTensor::from_f32s(numbers, &tensor.shape, device))
     }
 
