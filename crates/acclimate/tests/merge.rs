@@ -294,6 +294,19 @@ fn shards_stay_shards_and_each_tensor_keeps_its_type() {
 }
 
 #[test]
+fn a_file_of_another_name_keeps_its_index() {
+    let place = Place::bert(DType::F32);
+    std::fs::rename(place.path("model/model.safetensors"), place.path("model/part.safetensors")).unwrap();
+    let map: BTreeMap<&str, &str> = place.model.weights().names().map(|name| (name, "part.safetensors")).collect();
+    let index = json!({ "weight_map": map });
+    std::fs::write(place.path("model/model.safetensors.index.json"), index.to_string()).unwrap();
+    let patch = patched(place.model.as_ref(), &MANY);
+    place.write(&patch, Precision::Keep, "out").unwrap();
+    let written = acclimate::models::load(&place.path("out"), Base::Packed, &Device::flex()).unwrap();
+    assert_eq!(written.fingerprint(), patch.merge(place.model.as_ref()).unwrap().fingerprint());
+}
+
+#[test]
 fn old_names_of_norms_stay_in_the_file() {
     let place = Place::bert(DType::F32);
     let weights = place.model.weights().clone();

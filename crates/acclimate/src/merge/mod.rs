@@ -207,9 +207,16 @@ impl Merge {
                     Some(merged) => merged.widen(at, before.len(), &mut after),
                     None => after.extend_from_slice(&before),
                 }
+                match merged.as_ref().and_then(|merged| merged.as_stored(to, at, before.len())) {
+                    Some(bytes) => hash.update(bytes),
+                    None => {
+                        encode(&after, to, &mut bytes).map_err(|number| too_large(&tensor.name, to, number))?;
+                        hash.update(&bytes);
+                        decode(to, &bytes, &mut rounded);
+                        sums.error += after.iter().zip(&rounded).map(|(x, r)| (r - x) * (r - x)).sum::<f64>();
+                    }
+                }
                 at += before.len();
-                encode(&after, to, &mut bytes).map_err(|number| too_large(&tensor.name, to, number))?;
-                hash.update(&bytes);
                 for (w, x) in before.iter().zip(&after) {
                     let change = x - w;
                     sums.before += w * w;
@@ -217,8 +224,6 @@ impl Merge {
                     sums.change += change * change;
                     sums.largest = sums.largest.max(change.abs());
                 }
-                decode(to, &bytes, &mut rounded);
-                sums.error += after.iter().zip(&rounded).map(|(x, r)| (r - x) * (r - x)).sum::<f64>();
             }
             Ok(())
         })?;
@@ -293,9 +298,9 @@ impl Merge {
                 let place = tensor.name.rsplit_once('.').filter(|_| changed.contains_key(tensor.name.as_str()));
                 match place.and_then(|(site, part)| Some((*sites.get(site)?, part))) {
                     Some((site, part)) => {
-                        let merged = match last.take() {
-                            Some((before, merged)) if before.name == site.name => merged,
-                            _ => self.merged(site)?,
+                        let merged = match last.take().filter(|(before, _)| before.name == site.name) {
+                            Some((_, merged)) => merged,
+                            None => self.merged(site)?,
                         };
                         let (weight, bias) = &merged;
                         let numbers = if part == "bias" { bias.as_ref() } else { Some(weight) };
@@ -320,10 +325,11 @@ impl Merge {
             }
             writer.finish()?;
         }
-        if files.len() > 1 {
+        // Without an index one name is looked for.
+        if files.iter().any(|(file, _)| file != Path::new(Checkpoint::WHOLE)) {
             let index = json!({ "metadata": { "total_size": size }, "weight_map": shards });
             let text = serde_json::to_string_pretty(&index).map_err(|e| Error::Other(e.to_string()))? + "\n";
-            write_whole(&folder.join("model.safetensors.index.json"), text.as_bytes())?;
+            write_whole(&folder.join(Checkpoint::INDEX), text.as_bytes())?;
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ impl Origin {
             }
             Self::Model { .. } => {
                 let format = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-                vec![("model.safetensors".into(), format)]
+                vec![(Checkpoint::WHOLE.into(), format)]
             }
         }
     }
@@ -115,12 +115,24 @@ impl Numbers {
 
     /// Appends so many numbers from a place on.
     pub(super) fn widen(&self, from: usize, count: usize, out: &mut Vec<f64>) {
+        decode(self.stored(), self.raw(from, count), out);
+    }
+
+    /// The bytes of so many numbers from a place on, where they are stored as they are here.
+    pub(super) fn as_stored(&self, to: Stored, from: usize, count: usize) -> Option<&[u8]> {
+        (to == self.stored()).then(|| self.raw(from, count))
+    }
+
+    fn raw(&self, from: usize, count: usize) -> &[u8] {
         let size = self.stored().bitsize() / 8;
-        decode(self.stored(), &self.0.as_bytes()[from * size..(from + count) * size], out);
+        &self.0.as_bytes()[from * size..(from + count) * size]
     }
 
     /// Hands over the numbers as they are written.
     pub(super) fn pieces(&self, name: &str, to: Stored, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        if to == self.stored() {
+            return take(self.0.as_bytes());
+        }
         let (mut wide, mut bytes) = (vec![], vec![]);
         for raw in self.0.as_bytes().chunks(AT_ONCE * self.stored().bitsize() / 8) {
             wide.clear();
