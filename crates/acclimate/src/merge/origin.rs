@@ -105,8 +105,11 @@ pub(super) struct Numbers(TensorData);
 
 impl Numbers {
     pub(super) fn of(tensor: AnyTensor) -> Self {
-        let data = tensor.elements().into_data();
-        Self(if data.dtype() == DType::F64 { data } else { data.convert::<f32>() })
+        let elements = tensor.elements();
+        // Of numbers that nobody else holds no copy is made.
+        drop(tensor);
+        let data = elements.into_data();
+        Self(if matches!(data.dtype(), DType::F64 | DType::F32) { data } else { data.convert::<f32>() })
     }
 
     pub(super) fn stored(&self) -> Stored {
