@@ -63,6 +63,7 @@ impl MergeCommand {
             let mut all = serde_json::to_value(&drift)?;
             all["out"] = json!(out);
             all["outputs"] = json!(outputs);
+            all["peak_memory_mib"] = json!(acclimate::run::peak_memory_mib());
             return render::print(&render::json(&all)?);
         }
         let Some(out) = out else { return Ok(()) };

@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what these tests share is test code too")]
 
-use acclimate_core::{Model, write_safetensors};
+use acclimate_core::{AnyTensor, Model, write_safetensors};
 use acclimate_models::tiny;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -190,6 +190,31 @@ fn a_run_becomes_a_plain_checkpoint() {
     }
     place.refused("merge --run nowhere --out other", 1, &["nowhere/acclimate.json"]);
     place.refused("merge --run run --out other --model merged", 1, &["was made for a model", "tune anew"]);
+}
+
+#[test]
+fn merging_holds_less_than_the_largest_tensor() {
+    const WORDS: usize = 1_500_000;
+    const EMBEDDING_MIB: f64 = WORDS as f64 * 16.0 * 4.0 / (1 << 20) as f64;
+    let place = Place::new();
+    let mut weights = tiny::bert(1, DType::F32).weights().clone();
+    let words = AnyTensor::from_f32s(vec![0.25; WORDS * 16], &[WORDS, 16], &Device::flex());
+    weights.insert("embeddings.word_embeddings.weight", words);
+    write_safetensors(&place.path("model/model.safetensors"), &weights, BTreeMap::new()).unwrap();
+    let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["vocab_size"] = WORDS.into();
+    place.write("model/config.json", config.to_string());
+    let tune = TUNE.replace("--gate.folds 2", "--gate.folds 0").replace("--epochs 2", "--epochs 1");
+    place.good(&format!("{tune} --adapter.method lora --optim.method adamw --optim.lr 1e-4"));
+    for precision in ["keep", "bf16"] {
+        let text = place.good(&format!("merge --run run --out {precision} --dtype {precision} --json"));
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        // Systems without /proc do not tell.
+        if let Some(peak) = json["peak_memory_mib"].as_f64() {
+            assert!(peak < EMBEDDING_MIB, "{precision}: {peak} MiB, the embedding has {EMBEDDING_MIB}");
+        }
+    }
 }
 
 #[test]
