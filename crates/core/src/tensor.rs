@@ -55,6 +55,26 @@ impl AnyTensor {
         Self(elements)
     }
 
+    /// The same numbers in row-major order under another shape.
+    ///
+    /// # Panics
+    /// As [`AnyTensor::from_f64s`].
+    pub fn reshaped(&self, shape: &[usize]) -> Self {
+        Self::from_flat(self.0.clone().reshape([self.count()]), shape)
+    }
+
+    /// SHA-256 of its shape, type and numbers, as 64 hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        self.hash_into(&mut hash);
+        digits(hash)
+    }
+
+    fn hash_into(&self, hash: &mut Sha256) {
+        hash.update(format!("{:?}{:?}", self.shape(), self.dtype()).as_bytes());
+        hash.update(self.0.clone().into_data().as_bytes());
+    }
+
     /// Zeros of the same shape, type and device.
     pub fn zeros_like(&self) -> Self {
         Self(self.0.zeros_like())
@@ -260,13 +280,15 @@ impl Params {
         names.sort_unstable();
         let mut hash = Sha256::new();
         for name in names {
-            let tensor = &self.entries[self.index[name]].1;
             hash.update(name.as_bytes());
-            hash.update(format!("{:?}{:?}", tensor.shape(), tensor.dtype()).as_bytes());
-            hash.update(tensor.elements().into_data().as_bytes());
+            self.entries[self.index[name]].1.hash_into(&mut hash);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digits(hash)
     }
+}
+
+fn digits(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A tensor as f64: sums of squares overflow and lose digits in f32, so reductions of optimisers run in f64.

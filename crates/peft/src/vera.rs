@@ -1,7 +1,12 @@
 use crate::draw;
-use acclimate_core::{Affine, Fields, Here, Method, Result, Rng, Site, WeightAdapter};
+use crate::folder::{Config, Module, Reader};
+use acclimate_core::{
+    Adapter, Affine, Fields, Here, Method, PeftForm, PeftTensor, PeftType, Result, Rng, Site, SiteKind, WeightAdapter,
+};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use std::sync::Arc;
 
 /// Shares one random pair of thin matrices over all sites and trains two scaling vectors at each.
 ///
@@ -90,8 +95,7 @@ impl WeightAdapter for Vera {
     }
 
     fn share(&self, sites: &[Site], like: (DType, Device), rng: &mut Rng) -> Result<VeraShared> {
-        let widest = |width: fn(&Site) -> usize| sites.iter().map(width).max().unwrap_or(0);
-        let (input, out) = (widest(|site| site.input), widest(|site| site.out));
+        let [out, input] = widest(sites);
         let bound = |fan_in: usize| (6.0 / fan_in as f64).sqrt();
         let a = draw::uniform([self.rank, input], bound(input), &like, rng);
         Ok(VeraShared { a, b: draw::uniform([out, self.rank], bound(self.rank), &like, rng) })
@@ -117,6 +121,48 @@ impl WeightAdapter for Vera {
     fn count(&self, site: &Site) -> usize {
         site.out + self.rank
     }
+
+    fn peft(&self, sites: &[Site]) -> Option<PeftForm> {
+        if sites.iter().any(|site| site.kind != SiteKind::Linear) {
+            return None;
+        }
+        let settings = Map::from_iter([
+            ("r".to_owned(), json!(self.rank)),
+            ("d_initial".to_owned(), json!(self.d_init)),
+            ("vera_dropout".to_owned(), json!(self.dropout)),
+            ("projection_prng_key".to_owned(), json!(0)),
+            ("save_projection".to_owned(), json!(true)),
+            ("fan_in_fan_out".to_owned(), json!(false)),
+            ("init_weights".to_owned(), json!(true)),
+        ]);
+        let tensors = |site: &Site| {
+            vec![PeftTensor::new("d", "vera_lambda_d", [self.rank]), PeftTensor::new("b", "vera_lambda_b", [site.out])]
+        };
+        let [out, input] = widest(sites);
+        let shared =
+            vec![PeftTensor::new("a", "vera_A", [self.rank, input]), PeftTensor::new("b", "vera_B", [out, self.rank])];
+        let (sites, own_bias) = (sites.iter().map(tensors).collect(), Some("vera_only"));
+        Some(PeftForm::Type(PeftType { name: READER.name, settings, own_bias, sites, shared }))
+    }
+}
+
+/// The largest output and input among sites.
+fn widest(sites: &[Site]) -> [usize; 2] {
+    let widest = |width: fn(&Site) -> usize| sites.iter().map(width).max().unwrap_or(0);
+    [widest(|site| site.out), widest(|site| site.input)]
+}
+
+/// What folders of type `VERA` mean.
+pub(crate) const READER: Reader = Reader { name: "VERA", mark: "vera_lambda", refused: &[], build: read };
+
+fn read(config: &Config<'_>, _: &[Module<'_>]) -> Result<Adapter> {
+    let vera = Vera {
+        rank: config.usize("r", 256)?,
+        d_init: config.f64("d_initial", 0.1)?,
+        dropout: config.f64("vera_dropout", 0.0)?,
+    };
+    vera.check()?;
+    Ok(Adapter::Weight(Arc::new(vera)))
 }
 
 impl VeraShared {
@@ -145,7 +191,8 @@ mod tests {
         let lora = Lora { rank: 2, alpha: 2.0, ..Lora::default() };
         let a = shared.a.clone() * p.d.clone().reshape([2, 1]);
         let b = shared.b.clone() * p.b.clone().reshape([4, 1]);
-        let theirs = lora.weight(&base, &LoraParams { a, b }, &Here { site: &site, shared: &(), mask: None }).unwrap();
+        let theirs =
+            lora.weight(&base, &LoraParams { a, b, m: None }, &Here { site: &site, shared: &(), mask: None }).unwrap();
         let ours = vera.weight(&base, &p, &Here { site: &site, shared: &shared, mask: None }).unwrap();
         assert!((ours.dense() - theirs.dense()).abs().max().into_scalar::<f64>() < 1e-14);
     }
