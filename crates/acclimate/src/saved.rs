@@ -6,7 +6,7 @@ use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
 use crate::train::predict_all;
 use crate::write::{self, Writing};
-use acclimate_core::{Error, Pass, Patch, Result, write_whole};
+use acclimate_core::{Error, Model, Pass, Patch, Result, write_whole};
 use acclimate_data::{Assets, Columns, Examples, Inputs};
 use acclimate_models::Base;
 use serde::{Deserialize, Serialize};
@@ -44,11 +44,14 @@ impl Saved {
         }
     }
 
-    /// Writes the folder.
+    /// Writes the folder, with what tells the model's tensors from others.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
-    pub fn write(&self, folder: &Path, patch: &Patch) -> Result<()> {
+    pub fn write(&self, folder: &Path, patch: &Patch, model: &dyn Model) -> Result<()> {
+        let mut patch = patch.clone();
+        patch.base_model = Some(self.model.clone());
+        patch.record_base(model);
         patch.save(folder)?;
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Other(e.to_string()))?;
         write_whole(&folder.join("acclimate.json"), text.as_bytes())
@@ -68,7 +71,8 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Opens a run folder or a patch folder. `model` replaces the name the patch was saved with.
+    /// Opens a run folder or a patch folder; one that the `peft` package has written holds no task, and serves a language model. `model`
+    /// replaces the name the patch was saved with.
     ///
     /// # Errors
     /// A folder without a patch, a model that is gone, or another model than the patch was made for.
@@ -76,18 +80,34 @@ impl Answering {
         let inner = folder.join("patch");
         let folder: PathBuf = if inner.is_dir() { inner } else { folder.to_owned() };
         let file = folder.join("acclimate.json");
+        if !file.exists() && folder.join("adapter_config.json").exists() {
+            return Self::without_task(&folder, model, offline);
+        }
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
         let saved: Saved = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
         let assets = Assets::open(offline)?;
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
-        let patch = Patch::load(&folder, &loaded.model.like().1, &acclimate_peft::build)?;
-        patch.check_base(loaded.model.as_ref())?;
+        let patch = acclimate_peft::load(&folder, loaded.model.as_ref())?;
         // A patch without tensors, of a model that is kept as it is, names no base.
         if saved.fingerprint != loaded.model.fingerprint() {
             return Err(Error::format(&file, "was made for a model with other weights; load that model, or tune anew"));
         }
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
+    }
+
+    fn without_task(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
+        let config = folder.join("adapter_config.json");
+        let text = std::fs::read_to_string(&config).map_err(|e| Error::io(&config, e))?;
+        let settings: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| Error::format(&config, e.to_string()))?;
+        let named = settings.get("base_model_name_or_path").and_then(serde_json::Value::as_str);
+        let Some(model) = model.or(named).map(str::to_owned) else {
+            return Err(Error::format(config, "names no base model; name it with `--model`"));
+        };
+        let mut answering = Self::bare(&Recipe { model, offline, ..Recipe::default() })?;
+        answering.patch = acclimate_peft::load(folder, answering.loaded.model.as_ref())?;
+        Ok(answering)
     }
 
     /// A language model as it is, without a patch: it reads dialogues where it has a chat template, and texts where it has none.

@@ -460,7 +460,7 @@ pub fn run(
         notes,
         peak_memory_mib: peak_memory_mib(),
     };
-    Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep)?;
+    Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep, session.model())?;
     write_metrics(&folder, &trained.history)?;
     let report = page(session, recipe, &summary, &trained.history, &outside);
     report.write(folder.file("report.html")).map_err(|e| Error::io(folder.file("report.html"), e))?;
