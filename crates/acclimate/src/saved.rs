@@ -12,6 +12,9 @@ use acclimate_models::Base;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+/// What a patch folder of ours holds beside the patch.
+const SAVED: &str = "acclimate.json";
+
 /// What `acclimate.json` in a patch folder says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
@@ -54,8 +57,42 @@ impl Saved {
         patch.record_base(model);
         patch.save(folder)?;
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Other(e.to_string()))?;
-        write_whole(&folder.join("acclimate.json"), text.as_bytes())
+        write_whole(&folder.join(SAVED), text.as_bytes())
     }
+
+    fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        serde_json::from_str(&text).map_err(|e| Error::format(file, e.to_string()))
+    }
+}
+
+/// The patch folder that a name means: the one inside a run folder, or itself.
+pub fn patch_folder(folder: &Path) -> PathBuf {
+    let inner = folder.join("patch");
+    if inner.is_dir() { inner } else { folder.to_owned() }
+}
+
+/// The model that a patch folder names.
+pub fn base_of(folder: &Path) -> Option<String> {
+    let key = |file: &str, key: &str| -> Option<String> {
+        let value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(folder.join(file)).ok()?).ok()?;
+        Some(value.get(key)?.as_str()?.to_owned())
+    };
+    key(SAVED, "model").or_else(|| key("adapter_config.json", "base_model_name_or_path"))
+}
+
+/// Writes a patch that stands for the one in `folder`: with its task, where it has one.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_beside(folder: &Path, out: &Path, patch: &Patch, model: &dyn Model) -> Result<()> {
+    let file = folder.join(SAVED);
+    if file.exists() {
+        return Saved::read(&file)?.write(out, patch, model);
+    }
+    let mut patch = patch.clone();
+    patch.record_base(model);
+    patch.save(out)
 }
 
 /// A patched model that answers.
@@ -77,14 +114,15 @@ impl Answering {
     /// # Errors
     /// A folder without a patch, a model that is gone, or another model than the patch was made for.
     pub fn open(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
-        let inner = folder.join("patch");
-        let folder: PathBuf = if inner.is_dir() { inner } else { folder.to_owned() };
-        let file = folder.join("acclimate.json");
+        let folder = patch_folder(folder);
+        if !folder.is_dir() {
+            return Err(Error::Other(format!("{}: is no folder; name a run or patch folder", folder.display())));
+        }
+        let file = folder.join(SAVED);
         if !file.exists() && folder.join("adapter_config.json").exists() {
             return Self::without_task(&folder, model, offline);
         }
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let saved: Saved = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
+        let saved = Saved::read(&file)?;
         let assets = Assets::open(offline)?;
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
         let patch = acclimate_peft::load(&folder, loaded.model.as_ref())?;
@@ -97,13 +135,9 @@ impl Answering {
     }
 
     fn without_task(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
-        let config = folder.join("adapter_config.json");
-        let text = std::fs::read_to_string(&config).map_err(|e| Error::io(&config, e))?;
-        let settings: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| Error::format(&config, e.to_string()))?;
-        let named = settings.get("base_model_name_or_path").and_then(serde_json::Value::as_str);
-        let Some(model) = model.or(named).map(str::to_owned) else {
-            return Err(Error::format(config, "names no base model; name it with `--model`"));
+        let Some(model) = model.map(str::to_owned).or_else(|| base_of(folder)) else {
+            let what = "names no base model; name it with `--model`";
+            return Err(Error::format(folder.join("adapter_config.json"), what));
         };
         let mut answering = Self::bare(&Recipe { model, offline, ..Recipe::default() })?;
         answering.patch = acclimate_peft::load(folder, answering.loaded.model.as_ref())?;

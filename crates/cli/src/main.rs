@@ -2,6 +2,7 @@
 
 mod assets;
 mod flags;
+mod folders;
 mod methods;
 mod predict;
 mod quickstart;
@@ -46,6 +47,8 @@ enum Command {
     Predict(predict::Predict),
     /// Scores labelled rows or texts, with the patch of a run or a language model as it is.
     Eval(predict::Eval),
+    Doctor(folders::Doctor),
+    Convert(folders::Convert),
     /// Lists and explains the methods.
     #[command(subcommand)]
     Methods(methods::Methods),
@@ -129,6 +132,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Tune(command) => command.run(),
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),
+        Command::Doctor(command) => command.run(),
+        Command::Convert(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),
     }

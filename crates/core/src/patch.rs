@@ -258,20 +258,8 @@ impl Patch {
     /// When a part is not a weight adapter (the error names it), or the model is another than the patch was made for.
     pub fn merge(&self, model: &dyn Model) -> Result<Params> {
         self.check_base(model)?;
+        self.check_mergeable()?;
         let mut merged = model.weights().clone();
-        for part in &self.parts {
-            match &part.kind {
-                Kind::Head => {}
-                Kind::Adapter(Adapter::Weight(_)) => {}
-                Kind::Adapter(other) => {
-                    return Err(Error::Unsupported {
-                        who: other.card().name.to_owned(),
-                        what: "be merged into weights".to_owned(),
-                        instead: "keep the patch beside the model".to_owned(),
-                    });
-                }
-            }
-        }
         for site in self.at.keys() {
             let here = self.weights_at(site).next().and_then(|(part, _)| part.sites.iter().find(|s| s.name == *site));
             let Some(site) = here else { continue };
@@ -284,6 +272,26 @@ impl Patch {
             }
         }
         Ok(merged)
+    }
+
+    /// Refuses a patch with parts that are no change of weights; a head counts as none.
+    ///
+    /// # Errors
+    /// Names the method.
+    pub fn check_mergeable(&self) -> Result<()> {
+        for part in &self.parts {
+            match &part.kind {
+                Kind::Head | Kind::Adapter(Adapter::Weight(_)) => {}
+                Kind::Adapter(other) => {
+                    return Err(Error::Unsupported {
+                        who: other.card().name.to_owned(),
+                        what: "be merged into weights".to_owned(),
+                        instead: "keep the patch beside the model".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Records the model's tensors at the sites of weight adapters, so that a checkpoint can be checked tensor by tensor. Packed ones are
@@ -308,6 +316,15 @@ impl Patch {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The model's tensors that differ from those recorded, as far as both are there.
+    pub fn changed_tensors(&self, model: &dyn Model) -> Vec<&str> {
+        let differs = |name: &str, recorded: &str| {
+            model.weights().any(name).is_some_and(|tensor| tensor.fingerprint() != recorded)
+        };
+        let recorded = self.base_tensors.iter().filter(|(name, recorded)| differs(name, recorded));
+        recorded.map(|(name, _)| name.as_str()).collect()
     }
 
     /// Refuses a model other than the one the patch was made for.

@@ -8,7 +8,8 @@ use fancy_regex::Regex;
 pub(crate) struct Matching {
     targets: Rule,
     excluded: Option<Rule>,
-    saved: Vec<Regex>,
+    /// Names in `modules_to_save`, each with what it means.
+    saved: Vec<(String, Regex)>,
     layers: Vec<usize>,
     layer_patterns: Vec<Regex>,
 }
@@ -41,8 +42,8 @@ impl Matching {
                 .collect::<Result<_>>()?,
         };
         let saved = config.texts("modules_to_save")?;
-        let saved = saved.iter().map(|m| regex(config, "modules_to_save", &format!(r"\A(^|.*\.){m}($|\..*)")));
-        let saved = saved.collect::<Result<_>>()?;
+        let meant = |m: &&str| regex(config, "modules_to_save", &format!(r"\A(^|.*\.){m}($|\..*)"));
+        let saved = saved.iter().map(|m| Ok(((*m).to_owned(), meant(m)?))).collect::<Result<_>>()?;
         Ok(Self { targets, excluded: rule(config, "exclude_modules")?, saved, layers, layer_patterns })
     }
 
@@ -53,7 +54,13 @@ impl Matching {
 
     /// Whether a module is kept whole (`modules_to_save`).
     pub(crate) fn is_saved(&self, name: &str) -> bool {
-        self.saved.iter().any(|regex| is_match(regex, name))
+        self.saved.iter().any(|(_, regex)| is_match(regex, name))
+    }
+
+    /// Names in `modules_to_save` that mean none of these modules.
+    pub(crate) fn idle_saved(&self, modules: &[&str]) -> impl Iterator<Item = &str> {
+        let idle = |regex: &Regex| !modules.iter().any(|module| is_match(regex, module));
+        self.saved.iter().filter(move |(_, regex)| idle(regex)).map(|(name, _)| name.as_str())
     }
 
     /// Whether an adapter stands at a module, which has this name in that package.
@@ -107,19 +114,29 @@ fn is_end(end: &str, name: &str) -> bool {
     name == end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// The value that `rank_pattern` and its kin give a module: of the first key that matches its name or an end of it after a dot.
+/// The patterns of `rank_pattern` and its kin with what they give: a pattern means a name that matches it, or an end of it after a dot.
+fn patterns<'a>(config: &Config<'a>, key: &str) -> Result<Vec<(Regex, &'a str, &'a serde_json::Value)>> {
+    let read = |(pattern, value): &(&'a str, &'a serde_json::Value)| {
+        Ok((regex(config, key, &format!(r"\A(.*\.)?({pattern})$"))?, *pattern, *value))
+    };
+    config.table(key)?.iter().map(read).collect()
+}
+
+/// What `rank_pattern` and its kin give each module: the value of the first pattern that means it.
 pub(crate) fn pattern_value<'a>(
     config: &Config<'a>,
     key: &str,
     names: &[&str],
 ) -> Result<Vec<Option<&'a serde_json::Value>>> {
-    let table = config.table(key)?;
-    let patterns = table
-        .iter()
-        .map(|(pattern, value)| Ok((regex(config, key, &format!(r"\A(.*\.)?({pattern})$"))?, *value)))
-        .collect::<Result<Vec<_>>>()?;
-    let first = |name: &&str| patterns.iter().find(|(regex, _)| is_match(regex, name)).map(|(_, value)| *value);
+    let patterns = patterns(config, key)?;
+    let first = |name: &&str| patterns.iter().find(|(regex, ..)| is_match(regex, name)).map(|(_, _, value)| *value);
     Ok(names.iter().map(first).collect())
+}
+
+/// Patterns that mean none of the modules.
+pub(crate) fn idle_patterns<'a>(config: &Config<'a>, key: &str, names: &[&str]) -> Result<Vec<&'a str>> {
+    let idle = |(regex, ..): &(Regex, &str, &serde_json::Value)| !names.iter().any(|name| is_match(regex, name));
+    Ok(patterns(config, key)?.iter().filter(|pattern| idle(pattern)).map(|(_, pattern, _)| *pattern).collect())
 }
 
 /// Whether `feedforward_modules` means a module: here ends of names count without a dot before them too.

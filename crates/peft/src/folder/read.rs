@@ -1,4 +1,5 @@
-use super::{Config, Finding, Level, Module, OTHERS, READERS, Reader, matching::Matching};
+use super::matching::{Matching, idle_patterns};
+use super::{Config, Finding, KNOWN, Level, Module, OTHERS, READERS, Reader};
 use crate::{Full, build};
 use acclimate_core::{
     Adapter, AnyTensor, Error, Model, Patch, PatchFolder, PeftForm, PeftType, Result, Rng, Site, SiteKind, affine_at,
@@ -171,6 +172,7 @@ impl<'a> Reading<'a> {
             return Ok(None);
         }
         let list: Vec<Module<'_>> = found.iter().map(|(site, name)| Module { site, name }).collect();
+        self.read_closely(&config, &matching, &list, &rest)?;
         let adapter = (reader.build)(&config, &list)?;
         self.compare_targets(&matching, &adapter, &renaming, &found);
         self.refuse_tied(&found);
@@ -267,6 +269,43 @@ impl<'a> Reading<'a> {
             )
         };
         self.tensor("unknown_module", what, remedy);
+    }
+
+    /// Settings that are not known, mean nothing here, or whose tensors were lost.
+    fn read_closely(
+        &mut self,
+        config: &Config<'_>,
+        matching: &Matching,
+        modules: &[Module<'_>],
+        rest: &[(&str, &str)],
+    ) -> Result<()> {
+        for key in config.map.keys().filter(|key| !KNOWN.contains(&key.as_str())) {
+            let near = nearest(key, KNOWN.iter().copied()).join("`, `");
+            let what = format!("`{key}` is not a setting that is known; the nearest are `{near}`");
+            self.find(Level::Warning, "unknown_setting", config.file.to_owned(), what, "it is passed over");
+        }
+        let names: Vec<&str> = modules.iter().map(|module| module.name).collect();
+        for key in ["rank_pattern", "alpha_pattern"] {
+            for pattern in idle_patterns(config, key, &names)? {
+                let what = format!("`{key}`: `{pattern}` means none of the adapted modules");
+                let remedy = "correct the pattern, a regular expression on names, or remove it";
+                self.find(Level::Warning, "idle_pattern", config.file.to_owned(), what, remedy);
+            }
+        }
+        let kept: Vec<&str> = rest.iter().filter_map(|(_, bare)| Some(bare.rsplit_once('.')?.0)).collect();
+        for name in matching.idle_saved(&kept) {
+            let what = format!("`modules_to_save` names `{name}`, and the file has no tensors for it");
+            self.tensor("missing_tensor", what, "the file is incomplete; save the adapter again");
+        }
+        let bias = config.text("bias")?.unwrap_or("none");
+        if bias != "none" && !rest.iter().any(|(_, bare)| bare.ends_with(".bias")) {
+            let file = self.folder.weights_file();
+            let what = format!("`bias` is `{bias}`, and the file has no biases");
+            let remedy =
+                "versions of the `peft` package up to 0.19.1 lose them; save the adapter again with `bias=\"all\"`";
+            self.find(Level::Warning, "lost_biases", file, what, remedy);
+        }
+        Ok(())
     }
 
     /// That package adapts the input table of a tied model alone; here the table is one site.
@@ -482,14 +521,16 @@ impl<'a> Reading<'a> {
             match tensor.to_ours(key, value, &shape) {
                 Ok(value) if value.shape() == shape => params.insert(ours, value.cast(dtype)),
                 Ok(_) | Err(_) => {
+                    let (file, turned) = (self.folder.weights_file(), value.shape().into_iter().rev());
                     let what = format!("tensor `{key}` has shape {:?} where {:?} fits", value.shape(), tensor.shape);
-                    self.findings.push(Finding::new(
-                        Level::Error,
-                        "shape",
-                        self.folder.weights_file(),
-                        what,
-                        "correct the settings (the rank, above all), or load the model that the adapter was trained on",
-                    ));
+                    let finding = if turned.eq(tensor.shape.iter().copied()) {
+                        let remedy = "it is the transpose of what it should be; turn it, or save the adapter again";
+                        Finding::new(Level::Error, "transposed", file, what, remedy)
+                    } else {
+                        let remedy = "correct the settings (the rank, above all), or load the model it was trained on";
+                        Finding::new(Level::Error, "shape", file, what, remedy)
+                    };
+                    self.findings.push(finding);
                 }
             }
         }
