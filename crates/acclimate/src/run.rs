@@ -85,8 +85,8 @@ impl RunFolder {
         let begun = others || !run.file(MANIFEST).exists();
         if file.exists() && begun {
             let old = Recipe::from_table(&Recipe::read(&file)?)?;
-            // Whether something may be fetched changes nothing that is fitted.
-            if (Recipe { offline: recipe.offline, ..old }) != *recipe {
+            // What may be fetched and how often is saved changes nothing that is fitted.
+            if (Recipe { offline: recipe.offline, checkpoint_steps: recipe.checkpoint_steps, ..old }) != *recipe {
                 return Err(Error::Other(format!(
                     "{}: holds an unfinished run of another recipe; finish it with `acclimate tune --recipe {}`, or name another folder with `--out`",
                     folder.display(),

@@ -382,7 +382,7 @@ fn an_interrupt_saves_and_the_same_command_goes_on() {
     let tune = "tune --model model --data rows.csv --out run --epochs 3000 --gate.folds 0 --max-length 16";
     let child = place.command().args(tune.split(' ')).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let began = std::time::Instant::now();
-    while !place.path("run/checkpoints/final/last").exists() {
+    while !place.path("run/checkpoints/final/flushed.safetensors").exists() {
         assert!(began.elapsed().as_secs() < 60);
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -391,6 +391,6 @@ fn an_interrupt_saves_and_the_same_command_goes_on() {
     assert_eq!(output.status.code(), Some(130), "{}", error(&output));
     let text = error(&output);
     assert!(text.contains("run the same command:\n  acclimate tune --model model"), "{text}");
-    assert!(place.path("run/checkpoints/final/last/place.json").is_file());
+    assert!(place.path("run/checkpoints/final/flushed.safetensors").is_file());
     assert!(!place.path("run/result.json").exists());
 }
