@@ -1,7 +1,7 @@
 //! Run folders: what a run was made from, what it wrote, and the messages on its way.
 
 use crate::recipe::Recipe;
-use acclimate_core::{Error, Result, write_whole};
+use acclimate_core::{Error, Result, remove_unfinished, write_whole};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -58,10 +58,14 @@ impl RunFolder {
         let refused =
             |what: &str| Err(Error::Other(format!("{}: {what}; name another folder with `--out`", folder.display())));
         let finished = || folder.join("result.json").exists();
+        let (checkpoints, file) = (folder.join("checkpoints"), folder.join("recipe.toml"));
         if finished() {
+            // A process that was killed at its last act, or is still at it, left them.
+            if file.exists() && File::open(checkpoints.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+                std::fs::remove_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
+            }
             return refused("holds a finished run");
         }
-        let (checkpoints, file) = (folder.join("checkpoints"), folder.join("recipe.toml"));
         let others = std::fs::read_dir(&checkpoints)
             .is_ok_and(|entries| entries.filter_map(std::result::Result::ok).any(|entry| entry.file_name() != LOCK));
         // The checkpoints go when the run is done: those of somebody else must not.
@@ -81,6 +85,9 @@ impl RunFolder {
             return refused("holds a finished run");
         }
         let run = Self { path: folder.to_owned(), _lock: Arc::new(held) };
+        for within in [run.path.clone(), run.file("patch")] {
+            remove_unfinished(&within)?;
+        }
         // A run that failed before its first checkpoint left nothing to go on from.
         let begun = others || !run.file(MANIFEST).exists();
         if file.exists() && begun {
@@ -202,6 +209,25 @@ mod tests {
         drop(run);
         assert!(open(&first).unwrap_err().to_string().contains("an unfinished run of another recipe"));
         open(&second).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || RunFolder::open(folder.path(), &Recipe::default());
+        drop(open().unwrap());
+        std::fs::create_dir(folder.path().join("patch")).unwrap();
+        let left = ["result.12.tmp", "patch/adapter_model.12.tmp"].map(|name| folder.path().join(name));
+        left.iter().for_each(|file| std::fs::write(file, "{").unwrap());
+        let run = open().unwrap();
+        assert!(left.iter().all(|file| !file.exists()));
+        // Killed between the result and the end.
+        std::fs::write(run.file("result.json"), "{}").unwrap();
+        assert!(open().unwrap_err().to_string().contains("a finished run"));
+        assert!(folder.path().join("checkpoints").exists(), "the process may still be at work");
+        drop(run);
+        assert!(open().unwrap_err().to_string().contains("a finished run"));
+        assert!(!folder.path().join("checkpoints").exists());
     }
 
     #[test]

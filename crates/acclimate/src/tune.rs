@@ -467,7 +467,7 @@ pub fn run(
     Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep)?;
     write_metrics(&folder, &trained.history)?;
     let report = page(session, recipe, &summary, &trained.history, &outside);
-    report.write(folder.file("report.html")).map_err(|e| Error::io(folder.file("report.html"), e))?;
+    report.write(&folder.file("report.html"))?;
     folder.write_json("result.json", &summary)?;
     let checkpoints = folder.file("checkpoints");
     std::fs::remove_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;

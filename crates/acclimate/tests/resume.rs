@@ -19,8 +19,11 @@ fn setup() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     bert(folder.path(), DType::F32);
     let row = |n: usize| format!("{} {},{}\n", ["film", "book", "film film"][n % 3], WORDS[n % 2], 1 - n % 2);
-    let rows: String = (0..60).map(row).collect();
-    std::fs::write(folder.path().join("rows.csv"), format!("text,label\n{rows}")).unwrap();
+    let ruin = |n: usize| format!("{} {1},{1}\n", WORDS[2 + n % 9], WORDS[n % 2]);
+    for (name, rows) in [("rows.csv", (0..60).map(row).collect::<String>()), ("ruin.csv", (0..60).map(ruin).collect())]
+    {
+        std::fs::write(folder.path().join(name), format!("text,label\n{rows}")).unwrap();
+    }
     folder
 }
 
@@ -67,13 +70,13 @@ fn result(folder: &Path) -> serde_json::Value {
     value
 }
 
-/// Runs a recipe in one go and in parts, and compares what they leave; steps of the whole, and of the parts.
-fn same(more: &str, how: Break) -> (usize, Vec<usize>) {
+/// Runs a recipe in one go and in parts, and compares what they leave; steps of the whole and of the parts, and the notes.
+fn same(data: &str, more: &str, stretch: usize, how: Break) -> (usize, Vec<usize>, String) {
     let folder = setup();
-    let more = format!("epochs = 4\n{more}");
-    let whole = recipe(folder.path(), "rows.csv", "whole", &more);
+    let more = format!("head = 'zero'\n{more}");
+    let whole = recipe(folder.path(), data, "whole", &more);
     let total = in_parts(&whole, usize::MAX, Break::Interrupt)[0];
-    let counts = in_parts(&recipe(folder.path(), "rows.csv", "parts", &more), STRETCH, how);
+    let counts = in_parts(&recipe(folder.path(), data, "parts", &more), stretch, how);
     assert!(counts.len() > 4, "{counts:?}");
     let mut files = vec!["metrics.jsonl".to_owned()];
     for entry in std::fs::read_dir(folder.path().join("whole/patch")).unwrap() {
@@ -84,34 +87,50 @@ fn same(more: &str, how: Break) -> (usize, Vec<usize>) {
         let read = |run: &str| std::fs::read(folder.path().join(run).join(&file)).unwrap();
         assert!(read("whole") == read("parts"), "{file} differs");
     }
-    assert_eq!(result(&folder.path().join("whole")), result(&folder.path().join("parts")));
+    let told = result(&folder.path().join("whole"));
+    assert_eq!(told, result(&folder.path().join("parts")));
     assert!(!folder.path().join("parts/checkpoints").exists());
-    (total, counts)
+    (total, counts, told["notes"].to_string())
 }
 
 #[test]
 fn interrupted_equals_uninterrupted() {
-    let (total, counts) = same("[gate]\nfolds = 0\n[adapter]\ndropout = 0.1", Break::Interrupt);
+    let (total, counts, _) =
+        same("rows.csv", "epochs = 4\n[gate]\nfolds = 0\n[adapter]\ndropout = 0.1", STRETCH, Break::Interrupt);
     assert_eq!(counts.iter().sum::<usize>(), total);
 }
 
 #[test]
 fn with_folds_validation_and_accumulation() {
-    same("accumulate = 2\nvalid_share = 0.2\n[gate]\nfolds = 2\n[optim]\nclip = 1.0", Break::Interrupt);
+    same(
+        "rows.csv",
+        "epochs = 4\naccumulate = 2\nvalid_share = 0.2\n[gate]\nfolds = 2\n[optim]\nclip = 1.0",
+        STRETCH,
+        Break::Interrupt,
+    );
 }
 
 #[test]
 fn a_killed_run_loses_the_step_that_it_was_at() {
-    let more = "checkpoint_steps = 1\nvalid_share = 0.2\n[gate]\nfolds = 2\n[adapter]\ndropout = 0.1";
-    let (total, counts) = same(more, Break::Kill);
+    let more = "epochs = 4\ncheckpoint_steps = 1\nvalid_share = 0.2\n[gate]\nfolds = 2\n[adapter]\ndropout = 0.1";
+    let (total, counts, _) = same("rows.csv", more, STRETCH, Break::Kill);
     assert_eq!(counts.iter().sum::<usize>(), total + counts.len() - 1);
 }
 
 #[test]
 fn a_killed_run_loses_the_steps_since_its_checkpoint() {
-    let (total, counts) = same("checkpoint_steps = 3\n[gate]\nfolds = 0", Break::Kill);
+    let (total, counts, _) =
+        same("rows.csv", "epochs = 4\ncheckpoint_steps = 3\n[gate]\nfolds = 0", STRETCH, Break::Kill);
     let lost = counts.iter().sum::<usize>() - total;
     assert!(lost >= counts.len() - 1 && lost <= 3 * (counts.len() - 1), "{counts:?} of {total}");
+}
+
+#[test]
+fn a_run_that_collapses_is_the_same_in_parts() {
+    // From this first estimate d passes what the model bears within some thirty steps.
+    let more = "epochs = 40\n[optim]\nd0 = 1e-4\ngrowth_rate = inf\n[gate]\nfolds = 0";
+    let (_, _, notes) = same("ruin.csv", more, 23, Break::Kill);
+    assert!(notes.contains("went back to step"), "{notes}");
 }
 
 #[test]
