@@ -3,6 +3,7 @@
 //! This crate joins the families: recipes, data, tasks, training, the gate and reports. See `examples/` for a user's own model.
 pub mod catalogue;
 mod checkpoint;
+pub mod compare;
 pub mod dataset;
 pub mod encode;
 pub mod gate;

@@ -469,8 +469,7 @@ pub fn run(
     let report = page(session, recipe, &summary, &trained.history, &outside);
     report.write(&folder.file("report.html"))?;
     folder.write_json("result.json", &summary)?;
-    let checkpoints = folder.file("checkpoints");
-    std::fs::remove_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
+    folder.finish()?;
     Ok(Some(Finished { summary, report, patch: keep }))
 }
 

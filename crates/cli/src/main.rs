@@ -1,6 +1,7 @@
 //! The acclimate command line: a thin shell that knows recipes and cards, and no method.
 
 mod assets;
+mod compare;
 mod flags;
 mod methods;
 mod predict;
@@ -46,6 +47,8 @@ enum Command {
     Predict(predict::Predict),
     /// Scores labelled rows or texts, with the patch of a run or a language model as it is.
     Eval(predict::Eval),
+    /// Puts finished runs that differ in the method alone beside each other.
+    Compare(compare::Compare),
     /// Lists and explains the methods.
     #[command(subcommand)]
     Methods(methods::Methods),
@@ -129,6 +132,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Tune(command) => command.run(),
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),
+        Command::Compare(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),
     }

@@ -181,6 +181,27 @@ fn what_cannot_be_learnt_leaves_the_model_as_it_is_and_still_answers() {
 }
 
 #[test]
+fn runs_of_two_methods_are_compared() {
+    let place = Place::new();
+    place.good(&format!("{TUNE} --quiet"));
+    let other = TUNE.replace("--out run", "--out hra");
+    place.good(&format!("{other} --adapter hra --adapter.rank 2 --optim.clip 1 --quiet"));
+    let table = place.good("compare run hra");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("accuracy on untouched rows") && lines[1].contains("optimiser"), "{table}");
+    assert!(lines[2].starts_with("  run  lora  ") && lines[2].contains(" dadapt_adam  "), "{table}");
+    assert!(lines[3].starts_with("  hra  hra: rank 2  dadapt_adam: clip 1"), "{table}");
+    let all: serde_json::Value = serde_json::from_str(&place.good("compare run hra --json")).unwrap();
+    let runs = all["runs"].as_array().unwrap();
+    assert_eq!((runs.len(), &runs[1]["adapter"]["method"]), (2, &"hra".into()));
+    assert!(runs.iter().all(|run| run["training_seconds"].as_f64().unwrap() > 0.0 && run["score"]["low"].is_number()));
+    place.good(&format!("{} --seed 1 --quiet", TUNE.replace("--out run", "--out seed")));
+    place.refused("compare run seed", 1, &["run and seed differ", "`seed` is `0` and `1`", "the training rows"]);
+    place.refused("compare run", 2, &["2 values required"]);
+    place.refused("compare run none", 1, &["none: no run folder"]);
+}
+
+#[test]
 fn quickstart_needs_nothing() {
     let place = Place::new();
     let text = place.good("quickstart --out first");
