@@ -241,6 +241,7 @@ fn readable(folder: &Path) -> Result<()> {
         let broken = || format!("{name} is broken");
         let last = Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match last.rsplit_once('.').map_or(last, |(_, extension)| extension) {
+            _ if last == acclimate::events::FILE => records(&fs::read(&file)?).with_context(broken)?,
             "tmp" | "lock" => {}
             "json" => drop(serde_json::from_str::<Value>(&read(&file)?).with_context(broken)?),
             "toml" => drop(toml::from_str::<toml::Table>(&read(&file)?).with_context(broken)?),
@@ -256,6 +257,16 @@ fn readable(folder: &Path) -> Result<()> {
             }
             other => bail!("{name}: nothing is known about files of the kind `{other}`"),
         }
+    }
+    Ok(())
+}
+
+/// Whether a file is a whole number of TensorFlow's records.
+fn records(mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let length = bytes.first_chunk().map(|length| u64::from_le_bytes(*length)).context("a torn length")?;
+        // The length and its checksum stand before the record, another checksum behind it.
+        bytes = bytes.get(length.saturating_add(16) as usize..).context("a torn record")?;
     }
     Ok(())
 }

@@ -148,11 +148,8 @@ fn differences(one: &Found, other: &Found) -> Vec<String> {
     let both = |key: &str| format!("`{key}` is {} and {}", told(&here, key), told(&there, key));
     let keys: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
     let free = |key: &str| FREE.contains(&key.split('.').next().unwrap_or(key));
-    let mut found: Vec<String> = keys
-        .into_iter()
-        .filter(|key| !free(key) && here.get(*key) != there.get(*key))
-        .map(|key| both(key))
-        .collect();
+    let mut found: Vec<String> =
+        keys.into_iter().filter(|key| !free(key) && here.get(*key) != there.get(*key)).map(|key| both(key)).collect();
     for (key, what, same) in [
         ("model", "weights of the model", one.made.model == other.made.model),
         ("data", "training rows", one.made.train == other.made.train),

@@ -6,6 +6,7 @@ mod checkpoint;
 pub mod compare;
 pub mod dataset;
 pub mod encode;
+pub mod events;
 pub mod gate;
 mod nan;
 mod page;

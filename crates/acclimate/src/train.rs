@@ -80,6 +80,8 @@ pub struct Trained {
     pub interrupted: bool,
     /// Seconds of training, those of earlier processes included.
     pub seconds: f64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
 }
 
 /// What training needs besides a patch.
@@ -174,13 +176,25 @@ impl Trainer<'_> {
             }
             if interrupted && run.place.step < total {
                 let Place { history, seconds, .. } = run.place;
-                return Ok(Trained { patch: run.patch, history, interrupted: true, seconds });
+                return Ok(Trained {
+                    patch: run.patch,
+                    history,
+                    interrupted: true,
+                    seconds,
+                    steps_per_epoch: per_epoch,
+                });
             }
         }
         let params =
             if run.place.best.is_some() { run.best } else { run.host.evaluate(self.optimiser, &run.patch.params) };
         let Place { history, seconds, .. } = run.place;
-        Ok(Trained { patch: run.patch.with_params(params), history, interrupted: false, seconds })
+        Ok(Trained {
+            patch: run.patch.with_params(params),
+            history,
+            interrupted: false,
+            seconds,
+            steps_per_epoch: per_epoch,
+        })
     }
 
     fn settings(&self) -> HostSettings {

@@ -1,6 +1,7 @@
 //! Tuning: from a recipe to a patch that is worth keeping, with a report of why.
 
 use crate::dataset::{self, Loaded, Parts};
+use crate::events;
 use crate::gate::{self, Candidate, FittedProbe, Score};
 use crate::page::page;
 use crate::recipe::{Head, Recipe};
@@ -466,6 +467,8 @@ pub fn run(
     };
     Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep)?;
     write_metrics(&folder, &trained.history)?;
+    let events = events::to_bytes(&trained.history, trained.steps_per_epoch, task.metric());
+    write_whole(&folder.file(events::FILE), &events)?;
     let report = page(session, recipe, &summary, &trained.history, &outside);
     report.write(&folder.file("report.html"))?;
     folder.write_json("result.json", &summary)?;

@@ -78,11 +78,11 @@ fn same(data: &str, more: &str, stretch: usize, how: Break) -> (usize, Vec<usize
     let total = in_parts(&whole, usize::MAX, Break::Interrupt)[0];
     let counts = in_parts(&recipe(folder.path(), data, "parts", &more), stretch, how);
     assert!(counts.len() > 4, "{counts:?}");
-    let mut files = vec!["metrics.jsonl".to_owned()];
+    let mut files = vec!["metrics.jsonl".to_owned(), acclimate::events::FILE.to_owned()];
     for entry in std::fs::read_dir(folder.path().join("whole/patch")).unwrap() {
         files.push(format!("patch/{}", entry.unwrap().file_name().to_string_lossy()));
     }
-    assert!(files.len() > 2, "{files:?}");
+    assert!(files.len() > 3, "{files:?}");
     for file in files {
         let read = |run: &str| std::fs::read(folder.path().join(run).join(&file)).unwrap();
         assert!(read("whole") == read("parts"), "{file} differs");

@@ -8,7 +8,7 @@ use burn::tensor::DType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_acclimate");
@@ -201,6 +201,15 @@ fn runs_of_two_methods_are_compared() {
     place.refused("compare run none", 1, &["none: no run folder"]);
 }
 
+/// `cargo xtask crash` kills hundreds.
+#[cfg(unix)]
+#[test]
+fn killed_runs_lose_at_most_a_step_and_end_alike() {
+    let plan = xtask::crash::Plan { kills: 5, seed: 1, epochs: 12 };
+    let tally = xtask::crash::run(std::path::Path::new(BINARY), plan, |_| ()).unwrap();
+    assert!(tally.kills >= 5 && tally.equal > 0 && tally.most_lost <= 1, "{tally}");
+}
+
 #[test]
 fn quickstart_needs_nothing() {
     let place = Place::new();
@@ -347,15 +356,38 @@ fn outputs_that_cannot_be_written() {
         assert_eq!(output.status.code(), Some(1), "{}", error(&output));
         assert!(error(&output).starts_with("error: answers.jsonl: "), "{}", error(&output));
         assert_eq!(place.files(), before);
-        let line = format!("ulimit -f 8; exec {BINARY} {} --quiet", TUNE.replace("--out run", "--out full"));
+    }
+}
+
+/// Blocks that a file may have: too few for the recipe, the first checkpoint, a history of some steps, and the report.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_with_one_message_and_the_same_command_goes_on() {
+    let place = Place::new();
+    let tune = "tune --model model --data rows.csv --out full --epochs 40 --gate.folds 0 --max-length 16 --quiet \
+                --checkpoint-steps 1 --optim.growth-rate 1.02";
+    let mut named = BTreeSet::new();
+    for blocks in [0, 1, 2, 4, 8, 16, 20, 24, 28, 32, 40, 48, 64] {
+        let line = format!("ulimit -f {blocks}; exec {BINARY} {tune}");
         let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", error(&output));
-        assert!(error(&output).starts_with("error: full"), "{}", error(&output));
+        let text = error(&output);
+        if output.status.success() {
+            break;
+        }
+        assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+        let (file, rest) = text.strip_prefix("error: ").unwrap().split_once(": ").unwrap();
+        assert!(file.starts_with("full/") && rest.ends_with("(`ulimit -f`), then run the same command\n"), "{text}");
+        named.insert(file.rsplit('/').next().unwrap().to_owned());
         let left = place.files();
-        let partial = left.iter().find(|file| file.extension().is_some_and(|end| end == "tmp"));
-        assert_eq!(partial, None);
-        // With room again the same command goes on.
-        place.good(&format!("{} --quiet", TUNE.replace("--out run", "--out full")));
+        assert!(left.iter().all(|file| file.extension().is_none_or(|end| end != "tmp")), "{blocks}: {left:?}");
+    }
+    for file in ["recipe.toml", "latest.safetensors", "history.jsonl", "report.html"] {
+        assert!(named.contains(file), "{file}: {named:?}");
+    }
+    place.good(&tune.replace("--out full", "--out whole"));
+    let read = |run: &str, file: &str| std::fs::read(place.path(run).join(file)).unwrap();
+    for file in ["metrics.jsonl", "patch/adapter_model.safetensors", acclimate::events::FILE] {
+        assert!(read("full", file) == read("whole", file), "{file}");
     }
 }
 
@@ -396,17 +428,44 @@ fn methods_as_json_tell_the_whole_card() {
     assert!(place.good("assets list").contains("asset:minilm"));
 }
 
+/// A run that has written a checkpoint and is still at work.
 #[cfg(unix)]
-#[test]
-fn an_interrupt_saves_and_the_same_command_goes_on() {
-    let place = Place::new();
-    let tune = "tune --model model --data rows.csv --out run --epochs 3000 --gate.folds 0 --max-length 16";
-    let child = place.command().args(tune.split(' ')).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+fn at_work(place: &Place) -> Child {
+    let tune = LONG.split(' ');
+    let child = place.command().args(tune).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let began = std::time::Instant::now();
     while !place.path("run/checkpoints/final/flushed.safetensors").exists() {
         assert!(began.elapsed().as_secs() < 60);
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    child
+}
+
+#[cfg(unix)]
+const LONG: &str = "tune --model model --data rows.csv --out run --epochs 3000 --gate.folds 0 --max-length 16";
+
+#[cfg(unix)]
+#[test]
+fn a_second_process_is_sent_away_and_the_first_goes_on() {
+    let place = Place::new();
+    let mut child = at_work(&place);
+    let output = place.run(LONG);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "error: run: another process runs there; name another folder with `--out`\n";
+    assert_eq!(error(&output), expected);
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A lock ends with its process: the folder is free for the same command, and for no other.
+    let other = place.run(&LONG.replace("3000", "2000"));
+    assert!(error(&other).contains("an unfinished run of another recipe"), "{}", error(&other));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_the_same_command_goes_on() {
+    let place = Place::new();
+    let child = at_work(&place);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", error(&output));
