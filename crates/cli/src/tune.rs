@@ -25,7 +25,7 @@ Examples:
 
 Flags lie over the recipe file. Dashes and underscores in keys are alike; lists are `a,b` or TOML.
 The methods' own settings are flags too, such as `--adapter.rank 4`; `acclimate methods list` shows the methods and
-`acclimate methods explain NAME` their settings. Ctrl-C saves; the same command goes on from there.";
+`acclimate methods explain NAME` their settings. Ctrl-C saves; the same command goes on from there, and from the last checkpoint of a killed run.";
 
 /// Tunes a patch for a model on labelled rows, and keeps it only where it wins.
 #[derive(Args)]

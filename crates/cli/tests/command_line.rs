@@ -336,7 +336,11 @@ fn bad_models_are_named() {
 #[test]
 fn outputs_that_cannot_be_written() {
     let place = Place::new();
-    place.refused("tune --model model --data rows.csv --out rows.csv/run --max-length 16", 1, &["rows.csv"]);
+    place.refused(
+        "tune --model model --data rows.csv --out rows.csv/run --max-length 16",
+        1,
+        &["rows.csv/run", "name another folder"],
+    );
     place.good(&format!("{TUNE} --quiet"));
     place.write("many.csv", rows(400));
     place.refused("predict --run run --data rows.csv --out rows.csv/a.csv", 1, &["`rows.csv` is no folder"]);
