@@ -175,18 +175,15 @@ fn flat(recipe: &toml::Table) -> BTreeMap<String, String> {
 
 /// A sentence for everything about the program and the machine in which the runs differ.
 fn notes(found: &[Found]) -> Vec<String> {
-    let facts: [(&str, fn(&Made) -> String); 3] = [
-        ("version of acclimate", |made| made.version.clone()),
-        ("platform", |made| made.platform.clone()),
-        ("number of threads", |made| made.threads.to_string()),
-    ];
-    let differ = |(name, fact): &(&str, fn(&Made) -> String)| {
-        let told: Vec<String> =
-            found.iter().map(|run| format!("{} in {}", fact(&run.made), run.folder.display())).collect();
-        let alike = found.iter().all(|run| fact(&run.made) == fact(&found[0].made));
-        (!alike).then(|| format!("the {name} differs: {}", told.join(", ")))
+    let note = |name: &str, fact: fn(&Made) -> String| {
+        let facts: Vec<String> = found.iter().map(|run| fact(&run.made)).collect();
+        let told = facts.iter().zip(found).map(|(fact, run)| format!("{fact} in {}", run.folder.display()));
+        let differ = facts.iter().any(|fact| *fact != facts[0]);
+        differ.then(|| format!("the {name} differs: {}", told.collect::<Vec<_>>().join(", ")))
     };
-    facts.iter().filter_map(differ).collect()
+    let version = note("version of acclimate", |made| made.version.clone());
+    let platform = note("platform", |made| made.platform.clone());
+    [version, platform, note("number of threads", |made| made.threads.to_string())].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ mod tests {
             let (body, rest) = file[12..].split_at(length);
             for (of, at) in [(&file[..8], &file[8..12]), (body, &rest[..4])] {
                 let unmasked = u32::from_le_bytes(at.try_into().unwrap()).wrapping_sub(0xa282_ead8);
-                assert_eq!(unmasked >> 17 | unmasked << 15, crc32c(of));
+                assert_eq!(unmasked.rotate_left(15), crc32c(of));
             }
             file = &rest[4..];
             let event = fields(body);
