@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub mod claims;
+pub mod crash;
 pub mod evidence;
 pub mod golden;
 pub mod pages;

@@ -3,9 +3,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use xtask::{claims, golden, pages, root, scaffold, tidy};
+use xtask::{claims, crash, golden, pages, root, scaffold, tidy};
 
 /// The project's chores.
 #[derive(Debug, Parser)]
@@ -52,6 +52,15 @@ enum Chore {
         /// Names of files below claims/, without .toml; all when none is given
         names: Vec<String>,
     },
+    /// Kill runs at random moments, and check what they leave and that they go on
+    Crash {
+        /// Kills of each command
+        #[arg(long, default_value_t = 200)]
+        kills: usize,
+        /// Names the stream of random moments
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Run all checks, as .ci/run
     Ci,
 }
@@ -94,14 +103,27 @@ fn run() -> Result<()> {
         }
         Chore::Golden { methods } => golden::run(&root, &methods)?,
         Chore::Claims { names } => {
-            call(&root, "cargo", &["build", "--release", "--quiet", "--package", "acclimate-cli"])?;
-            let own = std::env::current_exe().context("this program's own path cannot be read")?;
-            let program = own.with_file_name(format!("acclimate{}", std::env::consts::EXE_SUFFIX));
+            let program = program(&root)?;
             claims::run(&root, &program, &names, |line| println!("{line}"))?;
+        }
+        Chore::Crash { kills, seed } => {
+            let tally =
+                crash::run(&program(&root)?, crash::Plan { kills, seed, epochs: EPOCHS }, |line| println!("{line}"))?;
+            println!("{tally}");
         }
         Chore::Ci => call(&root, "bash", &[".ci/run"])?,
     }
     Ok(())
+}
+
+/// Passes over the rows of a run that is killed: it lasts a second or two.
+const EPOCHS: usize = 40;
+
+/// The command line, built.
+fn program(root: &Path) -> Result<PathBuf> {
+    call(root, "cargo", &["build", "--release", "--quiet", "--package", "acclimate-cli"])?;
+    let own = std::env::current_exe().context("this program's own path cannot be read")?;
+    Ok(own.with_file_name(format!("acclimate{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// Runs a program at the root and fails as it does.

@@ -2,10 +2,13 @@
 //!
 //! This crate joins the families: recipes, data, tasks, training, the gate and reports. See `examples/` for a user's own model.
 pub mod catalogue;
+mod checkpoint;
+pub mod compare;
 mod convert;
 pub mod dataset;
 mod doctor;
 pub mod encode;
+pub mod events;
 pub mod gate;
 mod nan;
 mod page;

@@ -1,6 +1,7 @@
 //! The acclimate command line: a thin shell that knows recipes and cards, and no method.
 
 mod assets;
+mod compare;
 mod flags;
 mod folders;
 mod methods;
@@ -49,6 +50,8 @@ enum Command {
     Eval(predict::Eval),
     Doctor(folders::Doctor),
     Convert(folders::Convert),
+    /// Puts finished runs that differ in the method alone beside each other.
+    Compare(compare::Compare),
     /// Lists and explains the methods.
     #[command(subcommand)]
     Methods(methods::Methods),
@@ -134,6 +137,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Eval(command) => done(command.run()),
         Command::Doctor(command) => command.run(),
         Command::Convert(command) => done(command.run()),
+        Command::Compare(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),
     }

@@ -31,7 +31,7 @@ pub use cache::Cache;
 pub use card::{Card, Entry, Method, Need, ParamInfo, Promise, find};
 pub use error::{Error, Result, nearest};
 pub use fields::{Bag, Fields, Record, RecordReader, RecordWriter, Slots};
-pub use files::{read_safetensors, write_safetensors, write_whole};
+pub use files::{read_safetensors, remove_unfinished, write_safetensors, write_safetensors_unflushed, write_whole};
 pub use form::{PatchFolder, PeftForm, PeftTensor, PeftType};
 pub use gguf::{Gguf, GgufTensor};
 pub use model::{Inputs, Model, Outputs, Tokens};
