@@ -347,7 +347,9 @@ impl Layout {
                 PeftForm::Whole { weights, biases } => {
                     // A module is saved with all its tensors or with its bias alone.
                     let complete = biases || part.sites.iter().all(|site| !site.bias);
-                    if weights && !complete {
+                    // With a batch norm that package wants its statistics, which a patch does not have.
+                    let batch = part.sites.iter().any(|site| site.kind == SiteKind::BatchNorm);
+                    if weights && (!complete || batch) {
                         return None;
                     }
                     whole.insert(at, weights);
@@ -376,8 +378,7 @@ impl Layout {
     /// A patch of whole norms alone has a type of its own.
     fn norms(parts: &[Part], whole: &BTreeMap<usize, bool>) -> Option<Self> {
         let (&at, &weights) = whole.iter().next()?;
-        let norm = |site: &Site| matches!(site.kind, SiteKind::Norm | SiteKind::BatchNorm);
-        if whole.len() != 1 || !weights || !parts[at].sites.iter().all(norm) {
+        if whole.len() != 1 || !weights || !parts[at].sites.iter().all(|site| site.kind == SiteKind::Norm) {
             return None;
         }
         let form = PeftType::norms(&parts[at].sites);

@@ -52,15 +52,20 @@ impl Matching {
         !matches!(self.targets, Rule::Unsaid)
     }
 
-    /// Whether a module is kept whole (`modules_to_save`).
-    pub(crate) fn is_saved(&self, name: &str) -> bool {
+    /// Whether `modules_to_save` keeps adapters away from a module.
+    fn is_saved(&self, name: &str) -> bool {
         self.saved.iter().any(|(_, regex)| is_match(regex, name))
+    }
+
+    /// Whether a module is kept whole (`modules_to_save`).
+    pub(crate) fn is_kept(&self, name: &str) -> bool {
+        self.saved.iter().any(|(end, _)| keeps(end, name))
     }
 
     /// Names in `modules_to_save` that mean none of these modules.
     pub(crate) fn idle_saved(&self, modules: &[&str]) -> impl Iterator<Item = &str> {
-        let idle = |regex: &Regex| !modules.iter().any(|module| is_match(regex, module));
-        self.saved.iter().filter(move |(_, regex)| idle(regex)).map(|(name, _)| name.as_str())
+        let idle = |end: &str| !modules.iter().any(|module| keeps(end, module));
+        self.saved.iter().map(|(name, _)| name.as_str()).filter(move |name| idle(name))
     }
 
     /// Whether an adapter stands at a module, which has this name in that package.
@@ -112,6 +117,13 @@ fn rule(config: &Config<'_>, key: &str) -> Result<Option<Rule>> {
 /// Whether a name is `end`, or ends with it after a dot.
 fn is_end(end: &str, name: &str) -> bool {
     name == end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Whether a name of `modules_to_save` means a module, or one around it: ends of names count without a dot before them too, so that
+/// `norm` keeps `input_layernorm` as well.
+fn keeps(end: &str, name: &str) -> bool {
+    let around = name.match_indices('.').map(|(at, _)| &name[..at]);
+    around.chain([name]).any(|module| module.ends_with(end))
 }
 
 /// The patterns of `rank_pattern` and its kin with what they give: a pattern means a name that matches it, or an end of it after a dot.

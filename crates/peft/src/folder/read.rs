@@ -175,10 +175,10 @@ impl<'a> Reading<'a> {
         self.read_closely(&config, &matching, &list, &rest)?;
         let adapter = (reader.build)(&config, &list)?;
         self.compare_targets(&matching, &adapter, &renaming, &found);
-        self.refuse_tied(&found);
         let mut patch = Patch::new();
         patch.base_model = config.text("base_model_name_or_path")?.map(str::to_owned);
         let (whole, biases) = self.whole_tensors(&matching, &config, &renaming, &sites, &rest, &found);
+        self.refuse_tied(found.iter().map(|(site, _)| *site).chain(whole.iter().map(|whole| whole.site)));
         for (full, parts) in [(Full { weights: false, biases: true }, biases), (Full::default(), whole)] {
             let sites: Vec<Site> = parts.iter().map(|whole| whole.site.clone()).collect();
             if sites.is_empty() {
@@ -309,12 +309,13 @@ impl<'a> Reading<'a> {
     }
 
     /// That package adapts the input table of a tied model alone; here the table is one site.
-    fn refuse_tied(&mut self, found: &[(&Site, String)]) {
+    fn refuse_tied<'s>(&mut self, mut changed: impl Iterator<Item = &'s Site>) {
         let tied = self.model.vocabulary().filter(|site| site.kind == SiteKind::Embedding);
-        if let Some((_, name)) = found.iter().find(|(site, _)| tied.is_some_and(|tied| tied.name == site.name)) {
+        if let Some(site) = changed.find(|site| tied.is_some_and(|tied| tied.name == site.name)) {
             let what = format!(
-                "an adapter stands at `{name}`, whose table is tied to the output: the `peft` package adapts the input \
-                 alone, acclimate both"
+                "the folder changes `{}`, whose table is tied to the output: the `peft` package changes the input alone, \
+                 acclimate both",
+                site.name
             );
             self.tensor("tied_table", what, "train without that module, or untie the model first");
         }
@@ -377,15 +378,15 @@ impl<'a> Reading<'a> {
             };
             let base_layer = path.strip_suffix(".base_layer");
             let module = base_layer.unwrap_or(path);
+            let ours = renaming.to_ours(module).unwrap_or_else(|| module.to_owned());
             let field = match field {
                 "weight" => "weight",
                 "bias" => "bias",
-                _ => {
-                    self.extra(key);
+                other => {
+                    self.companion(key, &format!("{ours}.{other}"));
                     continue;
                 }
             };
-            let ours = renaming.to_ours(module).unwrap_or_else(|| module.to_owned());
             let Some(&site) = sites.get(ours.as_str()).filter(|site| site.kind != SiteKind::Block) else {
                 // A tensor that the model keeps and does not compute with changes nothing here.
                 if !self.model.weights().has(&format!("{ours}.{field}")) {
@@ -407,7 +408,7 @@ impl<'a> Reading<'a> {
                 "weight" => tensor.reshaped(&[site.out, site.input]),
                 _ => tensor,
             };
-            if matching.is_saved(module) {
+            if matching.is_kept(module) {
                 Whole::keep(&mut whole, site, field, matrix);
             } else if field == "bias" && bias {
                 Whole::keep(&mut biases, site, field, matrix);
@@ -434,6 +435,19 @@ impl<'a> Reading<'a> {
             _ => base.bias.map(Into::into),
         };
         base.is_some_and(|base| base.cast(tensor.dtype()).to_f64s() == tensor.to_f64s())
+    }
+
+    /// A tensor that stands beside those that can be trained: a copy of a batch norm brings its running statistics along.
+    fn companion(&mut self, key: &str, ours: &str) {
+        let (own, given) = (self.model.weights().any(ours), self.folder.tensors.any(key));
+        match own.zip(given) {
+            Some((own, given)) if own.cast(given.dtype()).to_f64s() == given.to_f64s() => {}
+            Some(_) => {
+                let what = format!("tensor `{key}` differs from the model's, and is none that a patch changes");
+                self.tensor("changed_base", what, "put it into the model and load that, or remove the tensor");
+            }
+            None => self.extra(key),
+        }
     }
 
     fn extra(&mut self, key: &str) {
@@ -483,8 +497,9 @@ impl<'a> Reading<'a> {
             }
         }
         for held in held.iter().filter(|held| !used.contains(held.key)) {
-            if found.iter().any(|(_, module)| module == held.module) {
-                self.extra(held.key);
+            if let Some((site, _)) = found.iter().find(|(_, module)| module == held.module) {
+                let field = held.suffix.rsplit('.').next().unwrap_or_default();
+                self.companion(held.key, &format!("{}.{field}", site.name));
             }
         }
         let mut shared = vec![];
