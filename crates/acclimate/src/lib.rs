@@ -10,6 +10,7 @@ mod doctor;
 pub mod encode;
 pub mod events;
 pub mod gate;
+pub mod merge;
 mod nan;
 mod page;
 pub mod probe;

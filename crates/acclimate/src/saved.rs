@@ -31,7 +31,35 @@ pub struct Saved {
     pub fingerprint: String,
 }
 
+/// The patch folder that a run folder holds, or that a folder is itself.
+pub fn patch_folder(folder: &Path) -> PathBuf {
+    let inner = folder.join("patch");
+    if inner.is_dir() { inner } else { folder.to_owned() }
+}
+
 impl Saved {
+    /// Reads what was written beside a patch.
+    ///
+    /// # Errors
+    /// Names the file that is missing or malformed.
+    pub fn read(patch_folder: &Path) -> Result<Self> {
+        let file = patch_folder.join(SAVED);
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))
+    }
+
+    /// Refuses weights other than those of the model that was tuned.
+    ///
+    /// # Errors
+    /// Names the file and the way out.
+    pub fn check_fingerprint(&self, patch_folder: &Path, fingerprint: &str) -> Result<()> {
+        if self.fingerprint == fingerprint {
+            return Ok(());
+        }
+        let what = "was made for a model with other weights; load that model, or tune anew";
+        Err(Error::format(patch_folder.join(SAVED), what))
+    }
+
     /// What a run has to remember.
     pub fn describe(recipe: &Recipe, task: &dyn Task, loaded: &Loaded) -> Self {
         let model = match std::fs::canonicalize(&recipe.model) {
@@ -59,17 +87,6 @@ impl Saved {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Other(e.to_string()))?;
         write_whole(&folder.join(SAVED), text.as_bytes())
     }
-
-    fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
-        serde_json::from_str(&text).map_err(|e| Error::format(file, e.to_string()))
-    }
-}
-
-/// The patch folder that a name means: the one inside a run folder, or itself.
-pub fn patch_folder(folder: &Path) -> PathBuf {
-    let inner = folder.join("patch");
-    if inner.is_dir() { inner } else { folder.to_owned() }
 }
 
 /// The model that a patch folder names.
@@ -88,7 +105,7 @@ pub fn base_of(folder: &Path) -> Option<String> {
 pub fn write_beside(folder: &Path, out: &Path, patch: &Patch, model: &dyn Model) -> Result<()> {
     let file = folder.join(SAVED);
     if file.exists() {
-        return Saved::read(&file)?.write(out, patch, model);
+        return Saved::read(folder)?.write(out, patch, model);
     }
     let mut patch = patch.clone();
     patch.record_base(model);
@@ -122,14 +139,12 @@ impl Answering {
         if !file.exists() && folder.join("adapter_config.json").exists() {
             return Self::without_task(&folder, model, offline);
         }
-        let saved = Saved::read(&file)?;
+        let saved = Saved::read(&folder)?;
         let assets = Assets::open(offline)?;
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
         let patch = acclimate_peft::load(&folder, loaded.model.as_ref())?;
         // A patch without tensors, of a model that is kept as it is, names no base.
-        if saved.fingerprint != loaded.model.fingerprint() {
-            return Err(Error::format(&file, "was made for a model with other weights; load that model, or tune anew"));
-        }
+        saved.check_fingerprint(&folder, loaded.model.fingerprint())?;
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
     }

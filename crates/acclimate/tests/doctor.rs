@@ -1,9 +1,7 @@
 //! Folders broken on purpose, each in one way: the doctor names every one, and has nothing to say of whole ones.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
-use acclimate::core::{
-    AnyTensor, HeadStart, Model, Params, Patch, Rng, Targets, read_safetensors, write_safetensors,
-};
+use acclimate::core::{AnyTensor, HeadStart, Model, Params, Patch, Rng, Targets, read_safetensors, write_safetensors};
 use acclimate::doctor;
 use acclimate::models::tiny;
 use acclimate::peft::{Finding, Level, build, load, place};
@@ -256,18 +254,24 @@ fn numbers_that_no_training_leaves_are_told() {
         *tensor = zeroed(tensor);
     });
     first(&findings, "zero_factor", Level::Warning, "not adapted");
-    let findings = broken(|_| {}, |list| {
-        let wide = AnyTensor::from_f32s((0..48).map(|x| x as f32 * 1e-3).collect(), &[3, 16], &Device::flex());
-        list.iter_mut().filter(|(name, _)| name.contains("lora_A")).for_each(|(_, tensor)| *tensor = wide.clone());
-    });
+    let findings = broken(
+        |_| {},
+        |list| {
+            let wide = AnyTensor::from_f32s((0..48).map(|x| x as f32 * 1e-3).collect(), &[3, 16], &Device::flex());
+            list.iter_mut().filter(|(name, _)| name.contains("lora_A")).for_each(|(_, tensor)| *tensor = wide.clone());
+        },
+    );
     first(&findings, "aliased", Level::Note, "4 tensors");
 }
 
 #[test]
 fn names_of_a_plain_state_dict_are_read_and_told() {
-    let findings = broken(|_| {}, |list| {
-        list.iter_mut().for_each(|(name, _)| *name = name.replace(".weight", ".default.weight"));
-    });
+    let findings = broken(
+        |_| {},
+        |list| {
+            list.iter_mut().for_each(|(name, _)| *name = name.replace(".weight", ".default.weight"));
+        },
+    );
     first(&findings, "adapter_name_in_keys", Level::Warning, "default");
     assert_eq!(findings.len(), 1, "{findings:#?}");
 }

@@ -4,6 +4,7 @@ mod assets;
 mod compare;
 mod flags;
 mod folders;
+mod merge;
 mod methods;
 mod predict;
 mod quickstart;
@@ -52,6 +53,8 @@ enum Command {
     Convert(folders::Convert),
     /// Puts finished runs that differ in the method alone beside each other.
     Compare(compare::Compare),
+    /// Writes a tuned model as a plain checkpoint, and tells what that does to its weights.
+    Merge(merge::MergeCommand),
     /// Lists and explains the methods.
     #[command(subcommand)]
     Methods(methods::Methods),
@@ -138,6 +141,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Doctor(command) => command.run(),
         Command::Convert(command) => done(command.run()),
         Command::Compare(command) => done(command.run()),
+        Command::Merge(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),
     }

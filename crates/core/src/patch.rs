@@ -252,46 +252,77 @@ impl Patch {
         Ok(sum)
     }
 
-    /// The model's weights with every adapted one replaced: a plain checkpoint.
+    /// The sites at which weight adapters stand, sorted by name.
+    pub fn weight_sites(&self) -> impl Iterator<Item = &Site> {
+        self.at.keys().filter_map(|name| {
+            let (part, _) = self.weights_at(name).next()?;
+            part.sites.iter().find(|site| site.name == *name)
+        })
+    }
+
+    /// The names of the parts that change a site's weight, in the order they act.
+    pub fn weight_parts<'a>(&'a self, site: &str) -> impl Iterator<Item = &'a str> {
+        self.weights_at(site).map(|(part, _)| part.name.as_str())
+    }
+
+    /// Refuses a patch that has more than weight adapters and a head: nothing in a checkpoint stands for its other parts.
     ///
     /// # Errors
-    /// When a part is not a weight adapter (the error names it), or the model is another than the patch was made for.
+    /// Names the method.
+    pub fn check_merge(&self) -> Result<()> {
+        let other = self.parts.iter().find_map(|part| match &part.kind {
+            Kind::Head | Kind::Adapter(Adapter::Weight(_)) => None,
+            Kind::Adapter(other) => Some(other),
+        });
+        other.map_or(Ok(()), |other| {
+            Err(Error::Unsupported {
+                who: other.card().name.to_owned(),
+                what: "be merged into weights".to_owned(),
+                instead: "keep the patch beside the model".to_owned(),
+            })
+        })
+    }
+
+    /// The weight and bias of a site with every weight adapter there merged in, in the shapes that a checkpoint stores.
+    ///
+    /// # Errors
+    /// The methods' own, or a bias that the checkpoint has no place for.
+    pub fn merged(&self, base: &Affine, site: &Site) -> Result<(AnyTensor, Option<AnyTensor>)> {
+        let adapted = self.adapted(base, &site.name)?;
+        if adapted.bias.is_some() && base.bias.is_none() {
+            return Err(Error::Unsupported {
+                who: self.weight_parts(&site.name).collect::<Vec<_>>().join(", "),
+                what: format!("be merged at `{}`: it adds a bias, and the checkpoint has none there", site.name),
+                instead: "keep the patch beside the model".to_owned(),
+            });
+        }
+        let weight = adapted.dense();
+        let weight = match site.kind {
+            SiteKind::Conv { kernel: [height, width], .. } => {
+                weight.reshape([site.out, site.input / (height * width), height, width]).into()
+            }
+            SiteKind::Norm | SiteKind::BatchNorm => weight.reshape([site.out]).into(),
+            SiteKind::Linear | SiteKind::Embedding | SiteKind::Block => weight.into(),
+        };
+        Ok((weight, adapted.bias.map(AnyTensor::from)))
+    }
+
+    /// The model's weights with every adapted one replaced: a plain checkpoint. A head of the patch's own is not among them.
+    ///
+    /// # Errors
+    /// As [`Patch::check_merge`] and [`Patch::merged`], or when the model is another than the patch was made for.
     pub fn merge(&self, model: &dyn Model) -> Result<Params> {
         self.check_base(model)?;
-        self.check_mergeable()?;
+        self.check_merge()?;
         let mut merged = model.weights().clone();
-        for site in self.at.keys() {
-            let here = self.weights_at(site).next().and_then(|(part, _)| part.sites.iter().find(|s| s.name == *site));
-            let Some(site) = here else { continue };
-            let base = affine_at(model, site)?;
-            let adapted = self.adapted(&base, &site.name)?;
-            let shape = model.weights().any(&format!("{}.weight", site.name)).map(AnyTensor::shape).unwrap_or_default();
-            merged.insert(format!("{}.weight", site.name), unflatten(adapted.dense(), &shape));
-            if let Some(bias) = adapted.bias {
+        for site in self.weight_sites() {
+            let (weight, bias) = self.merged(&affine_at(model, site)?, site)?;
+            merged.insert(format!("{}.weight", site.name), weight);
+            if let Some(bias) = bias {
                 merged.insert(format!("{}.bias", site.name), bias);
             }
         }
         Ok(merged)
-    }
-
-    /// Refuses a patch with parts that are no change of weights; a head counts as none.
-    ///
-    /// # Errors
-    /// Names the method.
-    pub fn check_mergeable(&self) -> Result<()> {
-        for part in &self.parts {
-            match &part.kind {
-                Kind::Head | Kind::Adapter(Adapter::Weight(_)) => {}
-                Kind::Adapter(other) => {
-                    return Err(Error::Unsupported {
-                        who: other.card().name.to_owned(),
-                        what: "be merged into weights".to_owned(),
-                        instead: "keep the patch beside the model".to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Records the model's tensors at the sites of weight adapters, so that a checkpoint can be checked tensor by tensor. Packed ones are
@@ -330,13 +361,22 @@ impl Patch {
     /// Refuses a model other than the one the patch was made for.
     ///
     /// # Errors
-    /// Names both fingerprints and the way out.
+    /// As [`Patch::check_fingerprint`].
     pub fn check_base(&self, model: &dyn Model) -> Result<()> {
+        // Without a base there is nothing to compare, and a model's fingerprint takes time.
+        self.base.as_ref().map_or(Ok(()), |_| self.check_fingerprint(model.fingerprint()))
+    }
+
+    /// Refuses weights other than those the patch was made for.
+    ///
+    /// # Errors
+    /// Names both fingerprints and the way out.
+    pub fn check_fingerprint(&self, fingerprint: &str) -> Result<()> {
         match &self.base {
-            Some(base) if base != model.fingerprint() => Err(Error::Other(format!(
+            Some(base) if base != fingerprint => Err(Error::Other(format!(
                 "this patch was made for a model with fingerprint {}…, this model has {}…; load the model it was tuned on, or tune anew",
                 &base[..12.min(base.len())],
-                &model.fingerprint()[..12.min(model.fingerprint().len())],
+                &fingerprint[..12.min(fingerprint.len())],
             ))),
             _ => Ok(()),
         }
@@ -362,17 +402,45 @@ impl Patch {
 /// When the weights lack the site or have another shape.
 pub fn affine_at(model: &dyn Model, site: &Site) -> Result<Affine> {
     let (weights, name) = (model.weights(), format!("{}.weight", site.name));
-    let bias = if site.bias { Some(weights.get::<1>(&format!("{}.bias", site.name))?) } else { None };
-    if let Some(packed) = model.packed(&name) {
-        return Ok(Affine::new(packed.clone(), bias));
+    let any = |name: String| weights.any(&name).ok_or_else(|| Error::unknown("tensor", &name, weights.names()));
+    let bias = if site.bias { Some(any(format!("{}.bias", site.name))?) } else { None };
+    match model.packed(&name) {
+        Some(packed) => Ok(Affine::new(packed.clone(), bias.map(|bias| vector(site, bias)).transpose()?)),
+        None => affine_of(site, any(name)?, bias),
     }
-    let weight = match site.kind {
-        SiteKind::Linear | SiteKind::Embedding => weights.get::<2>(&name)?,
-        SiteKind::Conv { .. } => weights.get::<4>(&name)?.reshape([site.out, site.input]),
-        SiteKind::Norm | SiteKind::BatchNorm => weights.get::<1>(&name)?.reshape([site.out, 1]),
+}
+
+/// The weight and bias of a site as a checkpoint stores them, in the form every adapter sees: a matrix `[out, in]`.
+///
+/// # Errors
+/// When they have another shape than the site says.
+pub fn affine_of(site: &Site, weight: &AnyTensor, bias: Option<&AnyTensor>) -> Result<Affine> {
+    let matrix = match site.kind {
+        SiteKind::Linear | SiteKind::Embedding => weight.get::<2>().filter(|w| w.dims() == [site.out, site.input]),
+        SiteKind::Conv { .. } => weight
+            .get::<4>()
+            .filter(|w| w.dims()[0] == site.out && weight.count() == site.out * site.input)
+            .map(|w| w.reshape([site.out, site.input])),
+        SiteKind::Norm | SiteKind::BatchNorm => {
+            weight.get::<1>().filter(|w| w.dims() == [site.out]).map(|w| w.reshape([site.out, 1]))
+        }
         SiteKind::Block => return Err(Error::Other(format!("site `{}` is a block and has no weight", site.name))),
     };
-    Ok(Affine::new(weight, bias))
+    let matrix = matrix.ok_or_else(|| Error::Shape {
+        what: format!("tensor `{}.weight`", site.name),
+        expected: format!("of {} rows and {} columns", site.out, site.input),
+        got: weight.shape(),
+    })?;
+    Ok(Affine::new(matrix, bias.map(|bias| vector(site, bias)).transpose()?))
+}
+
+/// The bias of a site.
+fn vector(site: &Site, bias: &AnyTensor) -> Result<Tensor<1>> {
+    bias.get::<1>().filter(|bias| bias.dims() == [site.out]).ok_or_else(|| Error::Shape {
+        what: format!("tensor `{}.bias`", site.name),
+        expected: format!("[{}]", site.out),
+        got: bias.shape(),
+    })
 }
 
 /// A norm's whole weight or bias has its scale's or shift's role, whatever the method.
@@ -380,15 +448,6 @@ fn role_at(kind: SiteKind, role: Role) -> Role {
     match (kind, role) {
         (SiteKind::Norm | SiteKind::BatchNorm, Role::Weight | Role::Bias) => Role::Norm,
         _ => role,
-    }
-}
-
-/// A matrix back in the shape the checkpoint stores.
-fn unflatten(weight: Tensor<2>, shape: &[usize]) -> AnyTensor {
-    match *shape {
-        [n] => weight.reshape([n]).into(),
-        [o, i, h, w] => weight.reshape([o, i, h, w]).into(),
-        _ => weight.into(),
     }
 }
 

@@ -65,14 +65,10 @@ impl AnyTensor {
 
     /// SHA-256 of its shape, type and numbers, as 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        self.hash_into(&mut hash);
-        digits(hash)
-    }
-
-    fn hash_into(&self, hash: &mut Sha256) {
-        hash.update(format!("{:?}{:?}", self.shape(), self.dtype()).as_bytes());
-        hash.update(self.0.clone().into_data().as_bytes());
+        let mut print = Fingerprint::default();
+        print.tensor("", &self.shape(), self.dtype());
+        print.numbers(self.0.clone().into_data().as_bytes());
+        print.finish()
     }
 
     /// Zeros of the same shape, type and device.
@@ -278,17 +274,35 @@ impl Params {
     pub fn fingerprint(&self) -> String {
         let mut names: Vec<&str> = self.names().collect();
         names.sort_unstable();
-        let mut hash = Sha256::new();
+        let mut print = Fingerprint::default();
         for name in names {
-            hash.update(name.as_bytes());
-            self.entries[self.index[name]].1.hash_into(&mut hash);
+            let tensor = &self.entries[self.index[name]].1;
+            print.tensor(name, &tensor.shape(), tensor.dtype());
+            print.numbers(tensor.elements().into_data().as_bytes());
         }
-        digits(hash)
+        print.finish()
     }
 }
 
-fn digits(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// A fingerprint in the making: tensors sorted by name, the numbers of each after its name.
+#[derive(Default)]
+pub(crate) struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize], dtype: DType) {
+        self.0.update(name.as_bytes());
+        self.0.update(format!("{shape:?}{dtype:?}").as_bytes());
+    }
+
+    /// The tensor's numbers, or some of them.
+    pub(crate) fn numbers(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// 64 hexadecimal digits.
+    pub(crate) fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A tensor as f64: sums of squares overflow and lose digits in f32, so reductions of optimisers run in f64.

@@ -158,6 +158,14 @@ impl Tokenizer {
         Ok(Vec::new())
     }
 
+    /// The tokeniser as a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A tokeniser that the format has no form for.
+    pub fn to_json(&self) -> Result<String> {
+        self.whole.to_string(true).map_err(|e| Error::format(&self.file, e.to_string()))
+    }
+
     /// Most tokens of a row.
     pub fn max_length(&self) -> usize {
         self.max_length

@@ -1,9 +1,7 @@
 //! Sentence encoders of the BERT family, such as all-MiniLM-L6-v2.
 
-use crate::{check_weights, first_states, largest, positive, read_json};
-use acclimate_core::{
-    Error, Inputs, Model, Outputs, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible, read_safetensors,
-};
+use crate::{check_weights, first_states, largest, positive, read_json, read_weights};
+use acclimate_core::{Error, Inputs, Model, Outputs, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
@@ -67,6 +65,15 @@ pub enum Pooling {
     Mean,
     /// The state of the first token.
     Cls,
+}
+
+/// The name of a tensor, that of a norm's where the checkpoint has an old one.
+pub(crate) fn current_name(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((norm, "gamma")) => format!("{norm}.weight"),
+        Some((norm, "beta")) => format!("{norm}.bias"),
+        _ => name.to_owned(),
+    }
 }
 
 impl BertConfig {
@@ -160,8 +167,7 @@ impl Bert {
             config.pooling = read_pooling(&pooling)?;
         }
         config.check()?;
-        let (weights, _) = read_safetensors(&folder.join("model.safetensors"), device)?;
-        Self::from_weights(config, weights)
+        Self::from_weights(config, read_weights(folder, device)?)
     }
 
     /// A model over weights in memory. Their names are kept, with or without the prefix `bert.`, except that the norms' old names
@@ -173,12 +179,7 @@ impl Bert {
         config.check()?;
         let mut named = Params::default();
         for (name, tensor) in weights.iter() {
-            let name = match name.rsplit_once('.') {
-                Some((norm, "gamma")) => format!("{norm}.weight"),
-                Some((norm, "beta")) => format!("{norm}.bias"),
-                _ => name.to_owned(),
-            };
-            named.insert(name, tensor.clone());
+            named.insert(current_name(name), tensor.clone());
         }
         let prefix = if named.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
         let sites = config.sites(prefix);

@@ -3,6 +3,7 @@
 use crate::{Base, Llama, LlamaConfig, RopeScaling};
 use acclimate_core::{AnyTensor, Error, Format, Gguf, GgufTensor, Matrix, Packed, Params, Result};
 use burn::tensor::{Device, Tensor};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -129,6 +130,38 @@ fn in_order(matrix: Matrix, order: Option<Vec<usize>>) -> Matrix {
         // Another number of rows is refused with the model's shapes.
         (matrix, _) => matrix,
     }
+}
+
+/// What `config.json` says of the model in a GGUF file, its numbers in single precision.
+///
+/// # Errors
+/// When a value is missing, malformed or not offered, or the file divides rotary frequencies one by one: `config.json` has no place for that.
+pub fn gguf_config(gguf: &Gguf) -> Result<Value> {
+    let config = config(gguf)?;
+    if config.rope_divisors.is_some() {
+        return Err(Error::Unsupported {
+            who: gguf.file().display().to_string(),
+            what: "be told in a config.json: it divides rotary frequencies one by one".to_owned(),
+            instead: "start from the model's own safetensors".to_owned(),
+        });
+    }
+    let class = if config.model_type == "qwen2" { "Qwen2ForCausalLM" } else { "LlamaForCausalLM" };
+    let mut json = serde_json::to_value(&config).map_err(|e| Error::format(gguf.file(), e.to_string()))?;
+    let known = |fields: &mut Value| {
+        if let Value::Object(fields) = fields {
+            fields.retain(|_, value| !value.is_null());
+        }
+    };
+    known(&mut json);
+    json.get_mut("rope_scaling").map(known);
+    json["architectures"] = [class].into_iter().collect();
+    json["torch_dtype"] = "float32".into();
+    for end in ["bos", "eos"] {
+        if let Some(id) = gguf.u64(&format!("tokenizer.ggml.{end}_token_id")) {
+            json[format!("{end}_token_id")] = id.into();
+        }
+    }
+    Ok(json)
 }
 
 /// The config that the file's metadata means.

@@ -12,26 +12,44 @@ pub mod tiny;
 
 pub use bert::{Bert, BertConfig, Pooling};
 pub use generate::{Sampling, generate};
+pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use resnet::{Norm, Resnet, ResnetConfig};
 
 use acclimate_core::{
-    AnyTensor, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens, read_safetensors,
+    AnyTensor, Checkpoint, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens,
 };
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What `model_type` in `config.json` may say, and who reads the folder then.
-type Reader = fn(&Path, &Device) -> Result<Box<dyn Model>>;
-const READERS: [(&str, Reader); 5] = [
-    ("bert", |folder, device| Ok(Box::new(Bert::load(folder, device)?))),
-    ("llama", |folder, device| Ok(Box::new(Llama::load(folder, device)?))),
-    ("mistral", |folder, device| Ok(Box::new(Llama::load(folder, device)?))),
-    ("qwen2", |folder, device| Ok(Box::new(Llama::load(folder, device)?))),
-    ("resnet", |folder, device| Ok(Box::new(Resnet::load(folder, device)?))),
+/// What `model_type` in `config.json` may say, who reads the folder then, and what the model calls a tensor of the file.
+struct Reader {
+    model_type: &'static str,
+    read: fn(&Path, &Device) -> Result<Box<dyn Model>>,
+    name: fn(&str) -> String,
+}
+
+static READERS: [Reader; 5] = [
+    Reader {
+        model_type: "bert",
+        read: |folder, device| Ok(Box::new(Bert::load(folder, device)?)),
+        name: bert::current_name,
+    },
+    llama("llama"),
+    llama("mistral"),
+    llama("qwen2"),
+    Reader {
+        model_type: "resnet",
+        read: |folder, device| Ok(Box::new(Resnet::load(folder, device)?)),
+        name: str::to_owned,
+    },
 ];
+
+const fn llama(model_type: &'static str) -> Reader {
+    Reader { model_type, read: |folder, device| Ok(Box::new(Llama::load(folder, device)?)), name: str::to_owned }
+}
 
 /// How a quantised model is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,17 +103,29 @@ pub fn load(place: &Path, base: Base, device: &Device) -> Result<Box<dyn Model>>
     if let Some(file) = gguf_file(place)? {
         return load_gguf(&Gguf::read(&file)?, base, device);
     }
-    let folder = place;
+    (reader_of(place)?.read)(place, device)
+}
+
+/// The tensors of a folder with `config.json`, under the names that its model knows them by. No number is read.
+///
+/// # Errors
+/// As [`load`], and as [`Checkpoint::open`].
+pub fn checkpoint(folder: &Path) -> Result<Checkpoint> {
+    let reader = reader_of(folder)?;
+    Checkpoint::open(folder)?.renamed(reader.name)
+}
+
+fn reader_of(folder: &Path) -> Result<&'static Reader> {
     let config: serde_json::Value = read_json(&folder.join("config.json"))?;
     let Some(name) = config.get("model_type").and_then(serde_json::Value::as_str) else {
-        let known: Vec<_> = READERS.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let known: Vec<_> = READERS.iter().map(|reader| format!("`{}`", reader.model_type)).collect();
         return Err(Error::format(
             folder.join("config.json"),
             format!("`model_type` is missing; the known ones are {}", known.join(", ")),
         ));
     };
-    let reader = READERS.iter().find(|(known, _)| *known == name).map(|(_, reader)| reader);
-    reader.ok_or_else(|| Error::unknown("model type", name, READERS.map(|(name, _)| name)))?(folder, device)
+    let reader = READERS.iter().find(|reader| reader.model_type == name);
+    reader.ok_or_else(|| Error::unknown("model type", name, READERS.iter().map(|reader| reader.model_type)))
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
@@ -103,30 +133,9 @@ fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| Error::format(file, e.to_string()))
 }
 
-/// What `model.safetensors.index.json` says.
-#[derive(Deserialize)]
-struct Shards {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// The tensors of `model.safetensors`, or of the shards its index names.
-fn read_shards(folder: &Path, device: &Device) -> Result<Params> {
-    let index = folder.join("model.safetensors.index.json");
-    if !index.exists() {
-        return Ok(read_safetensors(&folder.join("model.safetensors"), device)?.0);
-    }
-    let shards: Shards = read_json(&index)?;
-    let mut weights = Params::default();
-    for file in shards.weight_map.values().collect::<BTreeSet<_>>() {
-        // A name from a file must not lead out of the folder.
-        if Path::new(file).components().count() != 1 || file == ".." {
-            return Err(Error::format(&index, format!("`{file}` is no file of this folder; fetch the index again")));
-        }
-        for (name, tensor) in read_safetensors(&folder.join(file), device)?.0.iter() {
-            weights.insert(name, tensor.clone());
-        }
-    }
-    Ok(weights)
+/// The weights of a folder, whole or in shards.
+fn read_weights(folder: &Path, device: &Device) -> Result<Params> {
+    Checkpoint::open(folder)?.params(device)
 }
 
 /// The tensors a site has in the checkpoint, with their shapes.

@@ -1,6 +1,6 @@
 //! Decoders of the Llama family: Llama, SmolLM2, Qwen2 and Mistral checkpoints under the names of Hugging Face.
 
-use crate::{check_weights, first_states, largest, positive, read_json};
+use crate::{check_weights, first_states, largest, positive, read_json, read_weights};
 use acclimate_core::{
     Error, Inputs, Model, Outputs, Packed, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible,
 };
@@ -261,7 +261,7 @@ impl Llama {
     pub fn load(folder: &Path, device: &burn::tensor::Device) -> Result<Self> {
         let config: LlamaConfig = read_json(&folder.join("config.json"))?;
         config.check()?;
-        Self::from_weights(config, crate::read_shards(folder, device)?)
+        Self::from_weights(config, read_weights(folder, device)?)
     }
 
     /// A model over weights in memory.

@@ -1,9 +1,9 @@
 //! A small residual network for images, with batch or group norm.
 
-use crate::{check_weights, draw_weights, positive, read_json, wrong_inputs};
+use crate::{check_weights, draw_weights, positive, read_json, read_weights, wrong_inputs};
 use acclimate_core::{
     AnyTensor, Error, Inputs, Model, Outputs, Params, Pass, Patch, Recording, Result, Rng, Site, SiteKind,
-    read_safetensors, write_safetensors, write_whole,
+    write_safetensors, write_whole,
 };
 use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
@@ -127,8 +127,7 @@ impl Resnet {
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config: ResnetConfig = read_json(&folder.join("config.json"))?;
         config.check()?;
-        let (weights, _) = read_safetensors(&folder.join("model.safetensors"), device)?;
-        Self::from_weights(config, weights)
+        Self::from_weights(config, read_weights(folder, device)?)
     }
 
     /// Writes `config.json` and `model.safetensors`.
