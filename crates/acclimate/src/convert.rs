@@ -52,7 +52,7 @@ pub fn to_lora(patch: &Patch, model: &dyn Model, ranks: Ranks) -> Result<Convers
         }
         _ => {}
     }
-    patch.check_merge()?;
+    patch.check_mergeable()?;
     let (mut found, mut whole, mut biases, mut losses) = (vec![], vec![], vec![], vec![]);
     for site in model.sites().iter().filter(|site| patch.touches(&site.name)) {
         let base = affine_at(model, site)?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// What a patch folder of ours holds beside the patch.
-const SAVED: &str = "acclimate.json";
+pub(crate) const SAVED: &str = "acclimate.json";
 
 /// What `acclimate.json` in a patch folder says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,33 +31,27 @@ pub struct Saved {
     pub fingerprint: String,
 }
 
-/// The patch folder that a run folder holds, or that a folder is itself.
+/// The patch folder that a name means: the one inside a run folder, or itself.
 pub fn patch_folder(folder: &Path) -> PathBuf {
     let inner = folder.join("patch");
     if inner.is_dir() { inner } else { folder.to_owned() }
 }
 
 impl Saved {
-    /// Reads what was written beside a patch.
-    ///
-    /// # Errors
-    /// Names the file that is missing or malformed.
-    pub fn read(patch_folder: &Path) -> Result<Self> {
-        let file = patch_folder.join(SAVED);
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        serde_json::from_str(&text).map_err(|e| Error::format(file, e.to_string()))
     }
 
     /// Refuses weights other than those of the model that was tuned.
     ///
     /// # Errors
     /// Names the file and the way out.
-    pub fn check_fingerprint(&self, patch_folder: &Path, fingerprint: &str) -> Result<()> {
+    pub(crate) fn check_fingerprint(&self, file: &Path, fingerprint: &str) -> Result<()> {
         if self.fingerprint == fingerprint {
             return Ok(());
         }
-        let what = "was made for a model with other weights; load that model, or tune anew";
-        Err(Error::format(patch_folder.join(SAVED), what))
+        Err(Error::format(file, "was made for a model with other weights; load that model, or tune anew"))
     }
 
     /// What a run has to remember.
@@ -105,7 +99,7 @@ pub fn base_of(folder: &Path) -> Option<String> {
 pub fn write_beside(folder: &Path, out: &Path, patch: &Patch, model: &dyn Model) -> Result<()> {
     let file = folder.join(SAVED);
     if file.exists() {
-        return Saved::read(folder)?.write(out, patch, model);
+        return Saved::read(&file)?.write(out, patch, model);
     }
     let mut patch = patch.clone();
     patch.record_base(model);
@@ -139,12 +133,12 @@ impl Answering {
         if !file.exists() && folder.join("adapter_config.json").exists() {
             return Self::without_task(&folder, model, offline);
         }
-        let saved = Saved::read(&folder)?;
+        let saved = Saved::read(&file)?;
         let assets = Assets::open(offline)?;
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
         let patch = acclimate_peft::load(&folder, loaded.model.as_ref())?;
         // A patch without tensors, of a model that is kept as it is, names no base.
-        saved.check_fingerprint(&folder, loaded.model.fingerprint())?;
+        saved.check_fingerprint(&file, loaded.model.fingerprint())?;
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
     }

@@ -3,7 +3,7 @@
 
 use acclimate::core::{AnyTensor, HeadStart, Model, Params, Patch, Rng, Targets, read_safetensors, write_safetensors};
 use acclimate::doctor;
-use acclimate::models::tiny;
+use acclimate::models::{LlamaConfig, tiny};
 use acclimate::peft::{Finding, Level, build, load, place};
 use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
@@ -288,7 +288,7 @@ fn what_other_models_and_types_get_wrong() {
     edit(folder.path(), |config| config["apply_GS"] = json!(true), |_| {});
     first(&doctor(folder.path(), Some(&model)).unwrap(), "refused_setting", Level::Error, "apply_GS");
 
-    let llama = tiny::llama(1, DType::F32);
+    let llama = tiny::llama_with(LlamaConfig { tie_word_embeddings: true, ..tiny::llama_config() }, 1, DType::F32);
     assert!(llama.vocabulary().is_some_and(|site| site.name.contains("embed")), "tied");
     let lora = patch(&llama, &[("lora", "rank = 2", &["embed_tokens"])], 0.1);
     lora.save(folder.path()).unwrap();

@@ -1,7 +1,7 @@
 //! `acclimate merge`: a plain checkpoint out of a model and a patch.
 
 use crate::render;
-use acclimate::merge::{Change, Drift, Merge, Precision, TensorDrift, check_out};
+use acclimate::merge::{Change, Drift, Merge, OutputDrift, Precision, TensorDrift, check_out};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
@@ -31,6 +31,9 @@ pub(crate) struct MergeCommand {
     /// Tells what merging would do, and writes nothing.
     #[arg(long)]
     check: bool,
+    /// Loads the merged model and the model with its patch, and compares their outputs.
+    #[arg(long, conflicts_with = "check")]
+    verify: bool,
     /// Fetch nothing.
     #[arg(long)]
     offline: bool,
@@ -55,21 +58,26 @@ impl MergeCommand {
         if let Some(out) = out {
             merge.write(out, &drift)?;
         }
+        let outputs = out.filter(|_| self.verify).map(|out| merge.compare_outputs(out)).transpose()?;
         if self.json {
             let mut all = serde_json::to_value(&drift)?;
             all["out"] = json!(out);
+            all["outputs"] = json!(outputs);
             return render::print(&render::json(&all)?);
         }
-        match out {
-            Some(out) => render::print(&format!(
-                "\n{}",
-                render::facts(&[
-                    ("checkpoint", out.display().to_string()),
-                    ("verified", format!("{} changed tensors read back, bit for bit", drift.tensors.len())),
-                ])
-            )),
-            None => Ok(()),
+        let Some(out) = out else { return Ok(()) };
+        let mut facts = vec![
+            ("checkpoint", out.display().to_string()),
+            ("verified", format!("{} changed tensors read back, bit for bit", drift.tensors.len())),
+        ];
+        if let Some(OutputDrift { features, scores }) = outputs {
+            let scores = scores.map_or(String::new(), |scores| format!(", of scores {scores:.1e}"));
+            facts.push((
+                "outputs",
+                format!("largest difference of features {features:.1e}{scores}, of the largest value"),
+            ));
         }
+        render::print(&format!("\n{}", render::facts(&facts)))
     }
 }
 

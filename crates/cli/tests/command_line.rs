@@ -150,6 +150,49 @@ fn tune_predict_and_evaluate() {
 }
 
 #[test]
+fn a_run_becomes_a_plain_checkpoint() {
+    let place = Place::new();
+    let tune = TUNE.replace("--gate.folds 2", "--gate.folds 0");
+    place.good(&format!("{tune} --adapter.method lora --adapter.rank 2 --optim.method adamw --optim.lr 1e-4"));
+    let before = place.files();
+    let text = place.good("merge --run run --check --dtype bf16");
+    assert!(text.contains("lost in rounding") && text.contains("F32 as BF16") && text.contains("all 12"), "{text}");
+    assert!(text.contains("Rounding loses") && text.contains("run/patch/adapter_model.safetensors"), "{text}");
+    assert_eq!(place.files(), before, "a check writes nothing");
+    let text = place.good("merge --run run --out merged --verify");
+    assert!(
+        text.contains("changed tensors read back, bit for bit") && text.contains("largest difference of features"),
+        "{text}"
+    );
+    let merged: BTreeSet<_> =
+        place.files().difference(&before).map(|file| file.strip_prefix(place.0.path()).unwrap().to_owned()).collect();
+    let expected =
+        ["", "config.json", "model.safetensors", "tokenizer.json"].map(|name| PathBuf::from("merged").join(name));
+    assert_eq!(merged, expected.into());
+    let json: serde_json::Value =
+        serde_json::from_str(&place.good("merge --run run/patch --out half --dtype f16 --json")).unwrap();
+    assert_eq!((json["tensors"].as_array().unwrap().len(), &json["out"]), (12, &"half".into()));
+    assert!(json["total"]["relative"].as_f64().unwrap() > 0.0 && json["tensors"][0]["sha256"].is_string());
+    place.refused("merge --run run --out merged", 1, &["merged: is there already", "--out"]);
+    place.refused("merge --run run --out new/merged", 1, &["does not exist"]);
+    place.refused(
+        "merge --run run --out other --dtype bf17",
+        1,
+        &["unknown number type `bf17`; the nearest are `bf16`"],
+    );
+    if cfg!(unix) {
+        let before = place.files();
+        let line = format!("ulimit -f 8; exec {BINARY} merge --run run --out full");
+        let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+        assert!(error(&output).starts_with("error: full.partial/model.safetensors: "), "{}", error(&output));
+        assert_eq!(place.files(), before);
+    }
+    place.refused("merge --run nowhere --out other", 1, &["nowhere/acclimate.json"]);
+    place.refused("merge --run run --out other --model merged", 1, &["was made for a model", "tune anew"]);
+}
+
+#[test]
 fn a_recipe_file_and_flags_over_it() {
     let place = Place::new();
     place.write("run.toml", "model = 'model'\ndata = 'rows.csv'\nepochs = 50\nmax_length = 16\n[gate]\nfolds = 0\n");

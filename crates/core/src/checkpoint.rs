@@ -12,10 +12,6 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The file of a checkpoint in one piece.
-const WHOLE: &str = "model.safetensors";
-/// The list of the files of one in several.
-const INDEX: &str = "model.safetensors.index.json";
 /// Headers longer than this are refused before anything is allocated for them.
 const HEADER_LIMIT: u64 = 100 << 20;
 /// Most axes a tensor may have.
@@ -75,14 +71,19 @@ struct Shards {
 }
 
 impl Checkpoint {
+    /// The file of a checkpoint in one piece.
+    pub const WHOLE: &'static str = "model.safetensors";
+    /// The list of the files of one in several.
+    pub const INDEX: &'static str = "model.safetensors.index.json";
+
     /// Opens `model.safetensors` of a folder, or the files that its `model.safetensors.index.json` names.
     ///
     /// # Errors
     /// Names the file and what is wrong: missing, truncated, an absurd header, a tensor in two files.
     pub fn open(folder: &Path) -> Result<Self> {
-        let index = folder.join(INDEX);
+        let index = folder.join(Self::INDEX);
         if !index.exists() {
-            return Self::of(&[folder.join(WHOLE)]);
+            return Self::of(&[folder.join(Self::WHOLE)]);
         }
         let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
         let shards: Shards = serde_json::from_str(&text).map_err(|e| Error::format(&index, e.to_string()))?;
@@ -187,11 +188,17 @@ impl Checkpoint {
         let count = tensor.shape.iter().product();
         if stored == Stored::F64 {
             let mut numbers = Vec::with_capacity(count);
-            self.pieces(tensor, &mut |raw| Ok(decode(stored, raw, &mut numbers)))?;
+            self.pieces(tensor, &mut |raw| {
+                decode(stored, raw, &mut numbers);
+                Ok(())
+            })?;
             return Ok(AnyTensor::from_f64s(numbers, &tensor.shape, DType::F64, device));
         }
         let mut numbers = Vec::with_capacity(count);
-        self.pieces(tensor, &mut |raw| Ok(decode_f32(stored, raw, &mut numbers)))?;
+        self.pieces(tensor, &mut |raw| {
+            decode_f32(stored, raw, &mut numbers);
+            Ok(())
+        })?;
         Ok(AnyTensor::from_f32s(numbers, &tensor.shape, device))
     }
 

@@ -269,7 +269,7 @@ impl Patch {
     ///
     /// # Errors
     /// Names the method.
-    pub fn check_merge(&self) -> Result<()> {
+    pub fn check_mergeable(&self) -> Result<()> {
         let other = self.parts.iter().find_map(|part| match &part.kind {
             Kind::Head | Kind::Adapter(Adapter::Weight(_)) => None,
             Kind::Adapter(other) => Some(other),
@@ -310,10 +310,10 @@ impl Patch {
     /// The model's weights with every adapted one replaced: a plain checkpoint. A head of the patch's own is not among them.
     ///
     /// # Errors
-    /// As [`Patch::check_merge`] and [`Patch::merged`], or when the model is another than the patch was made for.
+    /// As [`Patch::check_mergeable`] and [`Patch::merged`], or when the model is another than the patch was made for.
     pub fn merge(&self, model: &dyn Model) -> Result<Params> {
         self.check_base(model)?;
-        self.check_merge()?;
+        self.check_mergeable()?;
         let mut merged = model.weights().clone();
         for site in self.weight_sites() {
             let (weight, bias) = self.merged(&affine_at(model, site)?, site)?;

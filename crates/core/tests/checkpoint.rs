@@ -1,5 +1,5 @@
 //! Checkpoints by pieces, against the whole file by the format's own library.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests too
+#![expect(clippy::unwrap_used, reason = "what these tests share is test code too")]
 
 use acclimate_core::{
     AnyTensor, Checkpoint, Params, Stored, TensorWriter, encode, read_safetensors, write_safetensors,
@@ -65,7 +65,12 @@ fn tensors_are_read_one_by_one() {
     for (name, _, _, raw) in &all {
         let tensor = checkpoint.tensor(name).unwrap();
         let mut read = vec![];
-        checkpoint.pieces(tensor, &mut |piece| Ok(read.extend_from_slice(piece))).unwrap();
+        checkpoint
+            .pieces(tensor, &mut |piece| {
+                read.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(&read, raw, "{name}");
         match tensor.is_float() {
             false => assert!(checkpoint.read(tensor, &Device::flex()).is_err(), "{name}"),

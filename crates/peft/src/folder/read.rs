@@ -498,8 +498,12 @@ impl<'a> Reading<'a> {
         }
         for held in held.iter().filter(|held| !used.contains(held.key)) {
             if let Some((site, _)) = found.iter().find(|(_, module)| module == held.module) {
-                let field = held.suffix.rsplit('.').next().unwrap_or_default();
-                self.companion(held.key, &format!("{}.{field}", site.name));
+                match held.suffix.rsplit('.').next() {
+                    Some(field) if !["weight", "bias"].contains(&field) => {
+                        self.companion(held.key, &format!("{}.{field}", site.name));
+                    }
+                    _ => self.extra(held.key),
+                }
             }
         }
         let mut shared = vec![];
