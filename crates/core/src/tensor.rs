@@ -76,6 +76,23 @@ impl AnyTensor {
         Self(self.0.zeros_like())
     }
 
+    /// Zeros of a shape that take the memory of one number.
+    ///
+    /// # Panics
+    /// As [`AnyTensor::from_f64s`].
+    pub fn outline(shape: &[usize], dtype: DType, device: &Device) -> Self {
+        let zero = Tensor::<1>::zeros([1], (device, dtype));
+        match *shape {
+            [] => zero.into(),
+            [a] => zero.expand([a]).into(),
+            [a, b] => zero.reshape([1, 1]).expand([a, b]).into(),
+            [a, b, c] => zero.reshape([1, 1, 1]).expand([a, b, c]).into(),
+            [a, b, c, d] => zero.reshape([1, 1, 1, 1]).expand([a, b, c, d]).into(),
+            [a, b, c, d, e] => zero.reshape([1, 1, 1, 1, 1]).expand([a, b, c, d, e]).into(),
+            _ => panic!("tensors of rank 1 to 5 are supported, got shape {shape:?}"),
+        }
+    }
+
     /// Zeros of a shape.
     pub fn zeros(shape: &[usize], dtype: DType, device: &Device) -> Self {
         Self::from_f64s(vec![0.0; shape.iter().product()], shape, dtype, device)
