@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use xtask::{bench, claims, crash, golden, interop, pages, root, scaffold, tidy};
 
+/// As in the command-line program, so that `bench` times what its users get.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The project's chores.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
