@@ -59,10 +59,15 @@ pub fn methods(root: &Path, top: &str, extension: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// The interpreter that `ACCLIMATE_PYTHON` names.
+pub fn python() -> Result<String> {
+    std::env::var("ACCLIMATE_PYTHON")
+        .context("`ACCLIMATE_PYTHON` names no interpreter; reference/README.md says how to set one up")
+}
+
 /// Runs reference scripts with the interpreter named by `ACCLIMATE_PYTHON`; all of them when no method is named.
 pub fn run(root: &Path, named: &[String]) -> Result<()> {
-    let python = std::env::var("ACCLIMATE_PYTHON")
-        .context("`ACCLIMATE_PYTHON` names no interpreter; reference/README.md says how to set one up")?;
+    let python = python()?;
     let all = methods(root, "reference", ".py")?;
     let chosen = if named.is_empty() { &all } else { named };
     for method in chosen {

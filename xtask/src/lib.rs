@@ -4,9 +4,12 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub mod bench;
 pub mod claims;
+pub mod crash;
 pub mod evidence;
 pub mod golden;
+pub mod interop;
 pub mod pages;
 pub mod registry;
 pub mod scaffold;

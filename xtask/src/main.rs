@@ -3,9 +3,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use xtask::{claims, golden, pages, root, scaffold, tidy};
+use xtask::{bench, claims, crash, golden, interop, pages, root, scaffold, tidy};
+
+/// As in the command-line program, so that `bench` times what its users get.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The project's chores.
 #[derive(Debug, Parser)]
@@ -52,8 +56,58 @@ enum Chore {
         /// Names of files below claims/, without .toml; all when none is given
         names: Vec<String>,
     },
+    /// Kill runs at random moments, and check what they leave and that they go on
+    Crash {
+        /// Kills of each command
+        #[arg(long, default_value_t = 200)]
+        kills: usize,
+        /// Names the stream of random moments
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Exchange folders with another package and compare outputs, with the interpreter in ACCLIMATE_PYTHON
+    Interop {
+        #[command(subcommand)]
+        peer: Peer,
+    },
+    /// Time acclimate beside other packages, with the interpreter in ACCLIMATE_PYTHON
+    Bench {
+        #[command(subcommand)]
+        what: Timed,
+    },
     /// Run all checks, as .ci/run
     Ci,
+}
+
+#[derive(Debug, Subcommand)]
+enum Peer {
+    /// The peft package: both read what the other wrote
+    Peft {
+        /// Cases as MODEL-CASE; all when none is given
+        cases: Vec<String>,
+        /// The folder for models, adapters and report.json
+        #[arg(long, default_value = "runs/interop")]
+        work: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Timed {
+    /// Loading and merging an adapter of SmolLM2, beside the peft package
+    Peers {
+        /// Pairs of each measurement, at least 3
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
+        repetitions: u32,
+        /// Pairs of whole programs that merge; each writes the model
+        #[arg(long, default_value_t = 3)]
+        processes: u32,
+        /// The folder for the model, the adapter and merged models
+        #[arg(long, default_value = "runs/interop")]
+        work: PathBuf,
+        /// Print JSON in place of the table
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -94,14 +148,34 @@ fn run() -> Result<()> {
         }
         Chore::Golden { methods } => golden::run(&root, &methods)?,
         Chore::Claims { names } => {
-            call(&root, "cargo", &["build", "--release", "--quiet", "--package", "acclimate-cli"])?;
-            let own = std::env::current_exe().context("this program's own path cannot be read")?;
-            let program = own.with_file_name(format!("acclimate{}", std::env::consts::EXE_SUFFIX));
+            let program = program(&root)?;
             claims::run(&root, &program, &names, |line| println!("{line}"))?;
+        }
+        Chore::Crash { kills, seed } => {
+            let tally =
+                crash::run(&program(&root)?, crash::Plan { kills, seed, epochs: EPOCHS }, |line| println!("{line}"))?;
+            println!("{tally}");
+        }
+        Chore::Interop { peer: Peer::Peft { cases, work } } => {
+            interop::peft(&root, &root.join(work), &cases, |line| println!("{line}"))?;
+        }
+        Chore::Bench { what: Timed::Peers { repetitions, processes, work, json } } => {
+            let table = bench::peers(&root, &root.join(work), &program(&root)?, repetitions, processes)?;
+            println!("{}", if json { table.json()? } else { table.text() });
         }
         Chore::Ci => call(&root, "bash", &[".ci/run"])?,
     }
     Ok(())
+}
+
+/// Passes over the rows of a run that is killed: it lasts a second or two.
+const EPOCHS: usize = 40;
+
+/// The command line, built.
+fn program(root: &Path) -> Result<PathBuf> {
+    call(root, "cargo", &["build", "--release", "--quiet", "--package", "acclimate-cli"])?;
+    let own = std::env::current_exe().context("this program's own path cannot be read")?;
+    Ok(own.with_file_name(format!("acclimate{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// Runs a program at the root and fails as it does.

@@ -59,7 +59,6 @@ fn main() -> Result<()> {
         recipe: &recipe,
         optimiser: optimiser.as_ref(),
         normaliser: &Batch,
-        build: &peft::build,
         stop: &AtomicBool::new(false),
     };
     let train: Vec<usize> = (0..TRAIN).collect();

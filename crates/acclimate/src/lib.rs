@@ -2,8 +2,13 @@
 //!
 //! This crate joins the families: recipes, data, tasks, training, the gate and reports. See `examples/` for a user's own model.
 pub mod catalogue;
+mod checkpoint;
+pub mod compare;
+mod convert;
 pub mod dataset;
+mod doctor;
 pub mod encode;
+pub mod events;
 pub mod gate;
 pub mod merge;
 mod nan;
@@ -27,5 +32,7 @@ pub use acclimate_optim as optim;
 pub use acclimate_peft as peft;
 pub use acclimate_tta as tta;
 pub use catalogue::{CardView, Evidence, Family, catalogue};
+pub use convert::{Conversion, Ranks, SiteLoss, to_lora};
+pub use doctor::doctor;
 pub use recipe::Recipe;
 pub use report::Report;

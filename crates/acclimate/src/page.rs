@@ -190,9 +190,10 @@ pub(crate) fn page(
                 format!("{}, {}", recipe.epochs(task.kind(), summary.train_rows), recipe.rows_per_step(task.kind())),
             ),
             ("seed".to_owned(), recipe.seed.to_string()),
+            ("training time".to_owned(), format!("{:.0} s", summary.cost.training_seconds)),
             (
                 "peak memory".to_owned(),
-                summary.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB")),
+                summary.cost.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB")),
             ),
         ],
     });

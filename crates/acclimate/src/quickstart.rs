@@ -12,7 +12,7 @@ use crate::report::{CandidateRow, Interval, PictureItem, Report, Section, Tone};
 use crate::run::Event;
 use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
 use crate::tune::{Finished, Session, run as tune_run};
-use acclimate_core::{AnyTensor, Error, Patch, Result, Rng, find, write_whole};
+use acclimate_core::{AnyTensor, Error, Patch, Result, Rng, find, remove_unfinished, write_whole};
 use acclimate_data::{Examples, Inputs, Labels};
 use acclimate_tta::{Host, Reset, Stream};
 use burn::tensor::Device;
@@ -90,6 +90,9 @@ pub fn run(out: &Path, on: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
     if tune_folder.exists() {
         std::fs::remove_dir_all(&tune_folder).map_err(|e| Error::io(&tune_folder, e))?;
     }
+    for folder in [out, &model_folder] {
+        remove_unfinished(folder)?;
+    }
     write_whole(&model_folder.join("model.safetensors"), MODEL)?;
     write_whole(&model_folder.join("config.json"), CONFIG)?;
     let recipe = Recipe {
@@ -126,7 +129,7 @@ pub fn run(out: &Path, on: &mut dyn FnMut(Event<'_>)) -> Result<Outcome> {
     let page = verdict(&summary);
     let file = out.join("report.html");
     dress(&mut report, &session, test, &rows, &before, summary.chosen);
-    report.write(&file).map_err(|e| Error::io(&file, e))?;
+    report.write(&file)?;
     Ok(Outcome { rows, chosen: summary.chosen, sentence: page.sentence, report: file, model: model_folder })
 }
 

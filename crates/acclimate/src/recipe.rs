@@ -114,6 +114,9 @@ section! {
         /// How the head starts: `probe` (fitted on the frozen features first), `zero`, `random`, or `own` (the model's). Without it, `probe` where the
         /// model has a head for the task already, and `zero` where the head is new.
         head: Option<Head> = None,
+        /// Steps between two checkpoints; without it as often as they take at most a fiftieth of the time. There is one at every epoch's end
+        /// and on Ctrl-C in any case.
+        checkpoint_steps: Option<usize> = None,
         /// Whether nothing may be fetched.
         offline: bool = false,
         /// The adapter: `adapter.method` and the method's own settings.
@@ -296,6 +299,7 @@ impl Recipe {
             ("accumulate", self.accumulate),
             ("max_length", self.max_length),
             ("patience", self.patience.unwrap_or(1)),
+            ("checkpoint_steps", self.checkpoint_steps.unwrap_or(1)),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
@@ -342,6 +346,7 @@ mod tests {
         for (text, part) in [
             ("test_share = 1.5", "`test_share` must be at least 0 and below 1"),
             ("epochs = 0", "`epochs` must be at least 1"),
+            ("checkpoint_steps = 0", "`checkpoint_steps` must be at least 1"),
             ("schedule = 'cosin'", "cosin"),
             ("cuts = [1.0, 0.0]", "`cuts` must be ascending"),
             ("patience = 2", "set `valid_share`"),

@@ -22,7 +22,6 @@ mod sections;
 mod text;
 
 use serde::Serialize;
-use std::io::Write;
 use std::path::Path;
 use text::{Esc, fixed, signed};
 
@@ -308,21 +307,11 @@ impl Report {
         )
     }
 
-    /// Write the page to `path`. The file appears whole or not at all: a reader never sees half a page.
-    pub fn write(&self, path: impl AsRef<Path>) -> std::io::Result<()> {
-        let path = path.as_ref();
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        // A report is an ordinary file: the usual permissions, not the private ones of temporary files.
-        #[cfg(unix)]
-        let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.prefix(".report-").tempfile_in(folder)?;
-        file.write_all(self.to_html().as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
+    /// Writes the page. The file appears whole or not at all: a reader never sees half a page.
+    ///
+    /// # Errors
+    /// When the disk refuses; the error names the file.
+    pub fn write(&self, file: &Path) -> acclimate_core::Result<()> {
+        acclimate_core::write_whole(file, self.to_html().as_bytes())
     }
 }

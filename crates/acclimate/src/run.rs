@@ -1,7 +1,7 @@
 //! Run folders: what a run was made from, what it wrote, and the messages on its way.
 
 use crate::recipe::Recipe;
-use acclimate_core::{Error, Result, write_whole};
+use acclimate_core::{Error, Result, remove_unfinished, write_whole};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -35,8 +35,13 @@ pub enum Event<'a> {
     Step(crate::train::Progress<'a>),
 }
 
-/// What the run was made from.
-const MANIFEST: &str = "manifest.json";
+impl Manifest {
+    /// Its name in a run folder.
+    pub const FILE: &str = "manifest.json";
+}
+
+/// The folder of checkpoints.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// In the folder of checkpoints: it goes with them when the run is done.
 const LOCK: &str = "lock";
@@ -58,10 +63,14 @@ impl RunFolder {
         let refused =
             |what: &str| Err(Error::Other(format!("{}: {what}; name another folder with `--out`", folder.display())));
         let finished = || folder.join("result.json").exists();
+        let (checkpoints, file) = (folder.join(CHECKPOINTS), folder.join("recipe.toml"));
         if finished() {
+            // A process that was killed at its last act, or is still at it, left them.
+            if File::open(checkpoints.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+                remove_checkpoints(&checkpoints)?;
+            }
             return refused("holds a finished run");
         }
-        let (checkpoints, file) = (folder.join("checkpoints"), folder.join("recipe.toml"));
         let others = std::fs::read_dir(&checkpoints)
             .is_ok_and(|entries| entries.filter_map(std::result::Result::ok).any(|entry| entry.file_name() != LOCK));
         // The checkpoints go when the run is done: those of somebody else must not.
@@ -81,12 +90,15 @@ impl RunFolder {
             return refused("holds a finished run");
         }
         let run = Self { path: folder.to_owned(), _lock: Arc::new(held) };
+        for within in [run.path.clone(), run.file("patch")] {
+            remove_unfinished(&within)?;
+        }
         // A run that failed before its first checkpoint left nothing to go on from.
-        let begun = others || !run.file(MANIFEST).exists();
+        let begun = others || !run.file(Manifest::FILE).exists();
         if file.exists() && begun {
             let old = Recipe::from_table(&Recipe::read(&file)?)?;
-            // Whether something may be fetched changes nothing that is fitted.
-            if (Recipe { offline: recipe.offline, ..old }) != *recipe {
+            // What may be fetched and how often is saved changes nothing that is fitted.
+            if (Recipe { offline: recipe.offline, checkpoint_steps: recipe.checkpoint_steps, ..old }) != *recipe {
                 return Err(Error::Other(format!(
                     "{}: holds an unfinished run of another recipe; finish it with `acclimate tune --recipe {}`, or name another folder with `--out`",
                     folder.display(),
@@ -94,7 +106,7 @@ impl RunFolder {
                 )));
             }
         } else {
-            let _ = std::fs::remove_file(run.file(MANIFEST));
+            let _ = std::fs::remove_file(run.file(Manifest::FILE));
             let text = toml::to_string(recipe).map_err(|e| Error::Other(e.to_string()))?;
             write_whole(&file, text.as_bytes())?;
         }
@@ -106,8 +118,8 @@ impl RunFolder {
     /// # Errors
     /// When the run was begun with another model or other rows: what it has fitted so far would be mixed with theirs.
     pub fn begin(&self, manifest: &Manifest) -> Result<()> {
-        let new = serde_json::to_value(manifest).map_err(|e| Error::Other(format!("{MANIFEST}: {e}")))?;
-        let old = self.read_json::<serde_json::Value>(MANIFEST)?.unwrap_or_else(|| new.clone());
+        let new = serde_json::to_value(manifest).map_err(|e| Error::Other(format!("{}: {e}", Manifest::FILE)))?;
+        let old = self.read_json::<serde_json::Value>(Manifest::FILE)?.unwrap_or_else(|| new.clone());
         match [("model", "another model"), ("train", "other training rows"), ("test", "other test rows")]
             .iter()
             .find(|(key, _)| old.get(key) != new.get(key))
@@ -116,8 +128,16 @@ impl RunFolder {
                 "{}: holds an unfinished run on {what}; bring them back, delete the folder, or name another one with `--out`",
                 self.path.display()
             ))),
-            None => self.write_json(MANIFEST, manifest),
+            None => self.write_json(Manifest::FILE, manifest),
         }
+    }
+
+    /// Removes what only an unfinished run needs, once the result is written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn finish(&self) -> Result<()> {
+        remove_checkpoints(&self.file(CHECKPOINTS))
     }
 
     /// The folder.
@@ -151,6 +171,19 @@ impl RunFolder {
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
         serde_json::from_str(&text).map(Some).map_err(|e| Error::format(&file, e.to_string()))
     }
+}
+
+/// Removes checkpoints, the lock last: while it is there they are known to be a run's.
+fn remove_checkpoints(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+        } else if path.file_name().is_some_and(|name| name != LOCK) {
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    std::fs::remove_dir_all(folder).map_err(|e| Error::io(folder, e))
 }
 
 /// The folder a recipe runs in when it names none: `runs/MODEL-DATA-seedN`.
@@ -202,6 +235,28 @@ mod tests {
         drop(run);
         assert!(open(&first).unwrap_err().to_string().contains("an unfinished run of another recipe"));
         open(&second).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || RunFolder::open(folder.path(), &Recipe::default());
+        drop(open().unwrap());
+        for name in ["patch", "checkpoints/final"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let left = ["result.12.tmp", "patch/adapter_model.12.tmp"].map(|name| folder.path().join(name));
+        left.iter().for_each(|file| std::fs::write(file, "{").unwrap());
+        std::fs::write(folder.path().join("checkpoints/final/history.jsonl"), "").unwrap();
+        let run = open().unwrap();
+        assert!(left.iter().all(|file| !file.exists()));
+        // Killed between the result and the end.
+        std::fs::write(run.file("result.json"), "{}").unwrap();
+        assert!(open().unwrap_err().to_string().contains("a finished run"));
+        assert!(folder.path().join("checkpoints").exists(), "the process may still be at work");
+        drop(run);
+        assert!(open().unwrap_err().to_string().contains("a finished run"));
+        assert!(!folder.path().join("checkpoints").exists());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
 use crate::train::predict_all;
 use crate::write::{self, Writing};
-use acclimate_core::{Error, Pass, Patch, Result, write_whole};
+use acclimate_core::{Error, Model, Pass, Patch, Result, write_whole};
 use acclimate_data::{Assets, Columns, Examples, Inputs};
 use acclimate_models::Base;
 use serde::{Deserialize, Serialize};
@@ -69,15 +69,41 @@ impl Saved {
         }
     }
 
-    /// Writes the folder.
+    /// Writes the folder, with what tells the model's tensors from others.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
-    pub fn write(&self, folder: &Path, patch: &Patch) -> Result<()> {
+    pub fn write(&self, folder: &Path, patch: &Patch, model: &dyn Model) -> Result<()> {
+        let mut patch = patch.clone();
+        patch.base_model = Some(self.model.clone());
+        patch.record_base(model);
         patch.save(folder)?;
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Other(e.to_string()))?;
         write_whole(&folder.join(SAVED), text.as_bytes())
     }
+}
+
+/// The model that a patch folder names.
+pub fn base_of(folder: &Path) -> Option<String> {
+    let key = |file: &str, key: &str| -> Option<String> {
+        let value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(folder.join(file)).ok()?).ok()?;
+        Some(value.get(key)?.as_str()?.to_owned())
+    };
+    key(SAVED, "model").or_else(|| key("adapter_config.json", "base_model_name_or_path"))
+}
+
+/// Writes a patch that stands for the one in `folder`: with its task, where it has one.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_beside(folder: &Path, out: &Path, patch: &Patch, model: &dyn Model) -> Result<()> {
+    let file = folder.join(SAVED);
+    if file.exists() {
+        return Saved::read(&file)?.write(out, patch, model);
+    }
+    let mut patch = patch.clone();
+    patch.record_base(model);
+    patch.save(out)
 }
 
 /// A patched model that answers.
@@ -93,22 +119,38 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Opens a run folder or a patch folder. `model` replaces the name the patch was saved with.
+    /// Opens a run folder or a patch folder; one that the `peft` package has written holds no task, and serves a language model. `model`
+    /// replaces the name the patch was saved with.
     ///
     /// # Errors
     /// A folder without a patch, a model that is gone, or another model than the patch was made for.
     pub fn open(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
         let folder = patch_folder(folder);
+        if !folder.is_dir() {
+            return Err(Error::Other(format!("{}: is no folder; name a run or patch folder", folder.display())));
+        }
         let file = folder.join(SAVED);
+        if !file.exists() && folder.join("adapter_config.json").exists() {
+            return Self::without_task(&folder, model, offline);
+        }
         let saved = Saved::read(&file)?;
         let assets = Assets::open(offline)?;
         let loaded = Loaded::open(model.unwrap_or(&saved.model), saved.base, saved.max_length, &assets)?;
-        let patch = Patch::load(&folder, &loaded.model.like().1, &acclimate_peft::build)?;
-        patch.check_base(loaded.model.as_ref())?;
+        let patch = acclimate_peft::load(&folder, loaded.model.as_ref())?;
         // A patch without tensors, of a model that is kept as it is, names no base.
         saved.check_fingerprint(&file, loaded.model.fingerprint())?;
         let task = saved.task.build();
         Ok(Self { saved, loaded, patch, task })
+    }
+
+    fn without_task(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
+        let Some(model) = model.map(str::to_owned).or_else(|| base_of(folder)) else {
+            let what = "names no base model; name it with `--model`";
+            return Err(Error::format(folder.join("adapter_config.json"), what));
+        };
+        let mut answering = Self::bare(&Recipe { model, offline, ..Recipe::default() })?;
+        answering.patch = acclimate_peft::load(folder, answering.loaded.model.as_ref())?;
+        Ok(answering)
     }
 
     /// A language model as it is, without a patch: it reads dialogues where it has a chat template, and texts where it has none.

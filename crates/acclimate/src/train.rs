@@ -1,13 +1,17 @@
 //! Training one patch: batches, steps, the watch for collapse, early stopping, checkpoints that resume bit for bit.
 
+use crate::checkpoint::{Checkpoints, Left};
 use crate::recipe::Recipe;
 use crate::tasks::{Outputs, Prepared, Task};
-use acclimate_core::{AnyOptimiser, Error, Model, Normaliser, Params, Pass, Patch, Result, write_whole};
+use acclimate_core::{
+    AnyOptimiser, AnyTensor, Error, Model, Normaliser, Params, Pass, Patch, RecordReader, RecordWriter, Result,
+};
 use acclimate_data::split;
 use acclimate_optim::{Accumulator, CollapseWatch, Host, HostSettings, Verdict};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Rows per forward when nothing is trained.
 const EVALUATION_BATCH: usize = 64;
@@ -17,6 +21,14 @@ const RESTARTS: usize = 3;
 
 /// After a collapse the optimiser's own rate is held below this share of what it had reached.
 const RESTART_SHARE: f64 = 0.25;
+
+/// What a checkpoint calls its parts.
+const PARAMS: &str = "run/params";
+const GOOD: &str = "run/good";
+const BEST: &str = "run/best";
+const MODEL: &str = "run/model";
+const WATCH: &str = "run/watch";
+const NOTES: &str = "run/notes";
 
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,12 +46,11 @@ pub struct StepLine {
 }
 
 /// Everything worth drawing about a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// Steps in order; those of a collapsed stretch are kept.
     pub steps: Vec<StepLine>,
     /// Held-out score after each epoch, where rows are held out.
-    #[serde(deserialize_with = "crate::nan::pairs")]
     pub valid: Vec<(usize, f64)>,
     /// What went wrong and what was done about it.
     pub notes: Vec<String>,
@@ -67,6 +78,10 @@ pub struct Trained {
     pub history: History,
     /// Whether the run was interrupted; its checkpoint resumes it.
     pub interrupted: bool,
+    /// Seconds of training, those of earlier processes included.
+    pub seconds: f64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
 }
 
 /// What training needs besides a patch.
@@ -84,14 +99,11 @@ pub struct Trainer<'a> {
     pub optimiser: &'a dyn AnyOptimiser,
     /// Whose moments batch norms use while training; evaluation uses the stored ones.
     pub normaliser: &'a dyn Normaliser,
-    /// Builds an adapter again when a checkpoint is read.
-    pub build: &'a dyn Fn(&str, &toml::Table) -> Result<acclimate_core::Adapter>,
     /// Set to stop after the current step.
     pub stop: &'a AtomicBool,
 }
 
-/// What a checkpoint keeps besides tensors.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Where a run is.
 struct Place {
     step: u64,
     history: History,
@@ -99,6 +111,8 @@ struct Place {
     restarts: usize,
     good_step: u64,
     best: Option<(f64, usize)>,
+    /// Seconds of training in earlier processes.
+    seconds: f64,
 }
 
 struct Run {
@@ -129,14 +143,14 @@ impl Trainer<'_> {
         let lengths = self.data.left.lengths(rows);
         let per_epoch = split::buckets(&lengths, per_step, recipe.seed, 0).len() as u64;
         let total = per_epoch * recipe.epochs(self.task.kind(), rows.len()) as u64;
-        // `old` is whole where a crash fell between the two renames of a save.
-        let left = folder.and_then(|folder| {
-            ["last", "old"].map(|name| folder.join(name)).into_iter().find(|at| at.join("place.json").exists())
-        });
-        let mut run = match left {
-            Some(checkpoint) => self.resume(&checkpoint)?,
+        let began = Instant::now();
+        let open = |folder| Checkpoints::open(folder, recipe.checkpoint_steps, &self.model.like().1);
+        let (mut checkpoints, left) = folder.map(open).transpose()?.unzip();
+        let mut run = match left.flatten() {
+            Some(left) => self.resume(start, left)?,
             None => self.begin(start)?,
         };
+        let before = run.place.seconds;
         let mut epoch_batches: Option<(u64, Vec<Vec<usize>>)> = None;
         while run.place.step < total {
             let epoch = run.place.step / per_epoch;
@@ -153,16 +167,34 @@ impl Trainer<'_> {
                 break;
             }
             let interrupted = self.stop.load(Ordering::Relaxed);
-            if let Some(folder) = folder.filter(|_| ended || interrupted) {
-                self.save(&run, folder)?;
+            run.place.seconds = before + began.elapsed().as_secs_f64();
+            let (steps, flush) = (&run.place.history.steps, ended || interrupted);
+            if let Some(checkpoints) =
+                checkpoints.as_mut().filter(|c: &&mut Checkpoints| flush || c.is_due(steps.len()))
+            {
+                checkpoints.save(self.record(&run), steps, flush)?;
             }
             if interrupted && run.place.step < total {
-                return Ok(Trained { patch: run.patch, history: run.place.history, interrupted: true });
+                let Place { history, seconds, .. } = run.place;
+                return Ok(Trained {
+                    patch: run.patch,
+                    history,
+                    interrupted: true,
+                    seconds,
+                    steps_per_epoch: per_epoch,
+                });
             }
         }
         let params =
             if run.place.best.is_some() { run.best } else { run.host.evaluate(self.optimiser, &run.patch.params) };
-        Ok(Trained { patch: run.patch.with_params(params), history: run.place.history, interrupted: false })
+        let Place { history, seconds, .. } = run.place;
+        Ok(Trained {
+            patch: run.patch.with_params(params),
+            history,
+            interrupted: false,
+            seconds,
+            steps_per_epoch: per_epoch,
+        })
     }
 
     fn settings(&self) -> HostSettings {
@@ -182,6 +214,7 @@ impl Trainer<'_> {
             restarts: 0,
             good_step: 0,
             best: None,
+            seconds: 0.0,
         };
         Ok(Run { good: patch.params.clone(), best: patch.params.clone(), patch, host, place })
     }
@@ -290,57 +323,106 @@ impl Trainer<'_> {
         Ok(self.recipe.patience.is_some_and(|patience| since >= patience))
     }
 
-    /// Writes the checkpoint beside the last one and swaps them.
-    fn save(&self, run: &Run, folder: &Path) -> Result<()> {
-        let next = folder.join("next");
-        if next.exists() {
-            std::fs::remove_dir_all(&next).map_err(|e| Error::io(&next, e))?;
+    /// What a checkpoint keeps. The patch's structure is not in it: the start of the run is made anew and gives it.
+    fn record(&self, run: &Run) -> RecordWriter {
+        let (mut to, place) = (run.host.save(), &run.place);
+        to.numbers.insert(MODEL.to_owned(), self.model.fingerprint().to_owned());
+        to.params(PARAMS, &run.patch.params);
+        // A good state that is the start or the present is known without being written.
+        if ![0, place.step].contains(&place.good_step) {
+            to.params(GOOD, &run.good);
         }
-        run.patch.save(&next.join("patch"))?;
-        run.patch.with_params(run.good.clone()).save(&next.join("good"))?;
-        run.patch.with_params(run.best.clone()).save(&next.join("best"))?;
-        run.host.save(&next.join("optimiser"))?;
-        let text = serde_json::to_string(&run.place).expect("numbers and text");
-        write_whole(&next.join("place.json"), text.as_bytes())?;
-        let (last, old) = (folder.join("last"), folder.join("old"));
-        let swap = || -> std::io::Result<()> {
-            // Only one of the two is there before `last` is moved: at every moment one is whole.
-            if last.exists() {
-                if old.exists() {
-                    std::fs::remove_dir_all(&old)?;
-                }
-                std::fs::rename(&last, &old)?;
-            }
-            std::fs::rename(&next, &last)?;
-            if old.exists() {
-                std::fs::remove_dir_all(&old)?;
-            }
-            Ok(())
+        if let Some((score, epoch)) = place.best {
+            to.params(BEST, &run.best);
+            to.f64("run/best_score", score);
+            to.u64("run/best_epoch", epoch as u64);
+        }
+        to.u64("run/step", place.step);
+        to.u64("run/good_step", place.good_step);
+        to.u64("run/restarts", place.restarts as u64);
+        to.f64("run/seconds", place.seconds);
+        let (epochs, scores): (Vec<f64>, Vec<f64>) = place.history.valid.iter().map(|&(k, x)| (k as f64, x)).unzip();
+        to.f64s("run/valid_epochs", &epochs);
+        to.f64s("run/valid_scores", &scores);
+        let mut text = |name: &str, json: serde_json::Result<String>| {
+            to.numbers.insert(name.to_owned(), json.expect("numbers and text"));
         };
-        swap().map_err(|e| Error::io(&last, e))
+        text(WATCH, serde_json::to_string(&place.watch));
+        text(NOTES, serde_json::to_string(&place.history.notes));
+        to
     }
 
-    fn resume(&self, last: &Path) -> Result<Run> {
-        let file: PathBuf = last.join("place.json");
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let place: Place = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
-        let device = self.model.like().1;
-        let read = |name: &str| Patch::load(&last.join(name), &device, self.build);
-        let patch = read("patch")?;
-        patch.check_base(self.model)?;
-        let host = Host::load(self.optimiser, self.settings(), &patch, &last.join("optimiser"))?;
-        let in_order = |other: Params| -> Result<Params> {
-            let mut params = Params::default();
-            for name in patch.params.names() {
-                params.insert(
-                    name,
-                    other.any(name).ok_or_else(|| Error::format(last, format!("tensor `{name}` is missing")))?.clone(),
-                );
-            }
-            Ok(params)
-        };
-        Ok(Run { good: in_order(read("good")?.params)?, best: in_order(read("best")?.params)?, patch, host, place })
+    /// Goes on from a checkpoint of the run that begins with `start`.
+    fn resume(&self, start: Patch, left: Left) -> Result<Run> {
+        let Left { file, record, steps } = left;
+        self.restore(start, record, steps).map_err(|e| {
+            let folder = file.parent().unwrap_or(&file).display();
+            Error::format(&file, format!("{e}; to begin this stage anew, delete `{folder}`"))
+        })
     }
+
+    fn restore(&self, start: Patch, mut from: RecordReader, steps: Vec<StepLine>) -> Result<Run> {
+        if from.numbers.get(MODEL).map(String::as_str) != Some(self.model.fingerprint()) {
+            return Err(Error::Other("a checkpoint of another model".to_owned()));
+        }
+        let params = like(&start.params, &from.params(PARAMS)?)?;
+        let valid = from.f64s("run/valid_epochs")?.into_iter().zip(from.f64s("run/valid_scores")?);
+        let place = Place {
+            step: from.u64("run/step")?,
+            history: History {
+                steps,
+                valid: valid.map(|(k, x)| (k as usize, x)).collect(),
+                notes: text(&from, NOTES)?,
+            },
+            watch: text(&from, WATCH)?,
+            restarts: from.u64("run/restarts")? as usize,
+            good_step: from.u64("run/good_step")?,
+            best: match from.numbers.contains_key("run/best_epoch") {
+                true => Some((from.f64("run/best_score")?, from.u64("run/best_epoch")? as usize)),
+                false => None,
+            },
+            seconds: from.f64("run/seconds")?,
+        };
+        let good = match place.good_step {
+            0 => start.params.clone(),
+            step if step == place.step => params.clone(),
+            _ => like(&start.params, &from.params(GOOD)?)?,
+        };
+        let best = if place.best.is_some() { like(&start.params, &from.params(BEST)?)? } else { params.clone() };
+        let patch = start.with_params(params);
+        let host = Host::load(self.optimiser, self.settings(), &patch, &mut from)?;
+        Ok(Run { patch, host, place, good, best })
+    }
+}
+
+/// A text of a checkpoint that is JSON.
+fn text<T: serde::de::DeserializeOwned>(from: &RecordReader, name: &str) -> Result<T> {
+    let text = from.numbers.get(name).map(String::as_str).unwrap_or_default();
+    serde_json::from_str(text).map_err(|e| Error::Other(format!("`{name}` cannot be read ({e})")))
+}
+
+/// Differences named in an error.
+const NAMED: usize = 3;
+
+/// The tensors of a checkpoint in the patch's order, where they are those of the patch.
+fn like(patch: &Params, found: &Params) -> Result<Params> {
+    let form = |tensor: Option<&AnyTensor>| tensor.map(|tensor| (tensor.shape(), tensor.dtype()));
+    let told =
+        |tensor: Option<&AnyTensor>| tensor.map_or("absent".to_owned(), |t| format!("{:?} {:?}", t.dtype(), t.shape()));
+    let names = patch.names().chain(found.names().filter(|name| !patch.has(name)));
+    let differ: Vec<String> = names
+        .map(|name| (name, patch.any(name), found.any(name)))
+        .filter(|(_, here, there)| form(*here) != form(*there))
+        .map(|(name, here, there)| {
+            format!("`{name}` is {} in the checkpoint and {} in the patch", told(there), told(here))
+        })
+        .collect();
+    if differ.is_empty() {
+        return Ok(patch.map(|name, _| found.any(name).expect("compared above").clone()));
+    }
+    let more = differ.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(", and {more} more differ") };
+    Err(Error::Other(format!("a checkpoint of another patch: {}{more}", differ[..NAMED.min(differ.len())].join(", "))))
 }
 
 /// What a model says about rows, in their order. Rows are visited by length, so that little is padded.
@@ -385,18 +467,26 @@ pub fn features(model: &dyn Model, data: &Prepared, rows: &[usize]) -> Result<Ou
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{DType, Device};
+
+    fn params(shapes: &[(&str, &[usize], DType)]) -> Params {
+        let mut params = Params::default();
+        for (name, shape, dtype) in shapes {
+            params.insert(*name, AnyTensor::zeros(shape, *dtype, &Device::flex()));
+        }
+        params
+    }
 
     #[test]
-    fn a_checkpoint_keeps_losses_that_are_no_numbers() {
-        let log = vec![("d".to_owned(), f64::INFINITY)];
-        let history = History {
-            steps: vec![StepLine { step: 1, loss: f64::NAN, multiplier: 0.1, log }],
-            valid: vec![(1, f64::NAN), (2, 0.3)],
-            notes: vec![],
-        };
-        let text = serde_json::to_string(&history).unwrap();
-        let again: History = serde_json::from_str(&text).unwrap();
-        assert!(again.steps[0].loss.is_nan() && again.valid[0].1.is_nan());
-        assert_eq!(serde_json::to_string(&again).unwrap(), text);
+    fn tensors_of_another_patch_are_named() {
+        let patch = params(&[("b", &[2], DType::F32), ("a", &[3], DType::F32), ("c", &[1], DType::F32)]);
+        let same = params(&[("a", &[3], DType::F32), ("b", &[2], DType::F32), ("c", &[1], DType::F32)]);
+        assert_eq!(like(&patch, &same).unwrap().names().collect::<Vec<_>>(), ["b", "a", "c"]);
+        let other = params(&[("a", &[4], DType::F32), ("b", &[2], DType::F64), ("d", &[1], DType::F32)]);
+        assert_eq!(
+            like(&patch, &other).unwrap_err().to_string(),
+            "a checkpoint of another patch: `b` is F64 [2] in the checkpoint and F32 [2] in the patch, `a` is F32 [4] in the \
+             checkpoint and F32 [3] in the patch, `c` is absent in the checkpoint and F32 [1] in the patch, and 1 more differ"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Tuning: from a recipe to a patch that is worth keeping, with a report of why.
 
 use crate::dataset::{self, Loaded, Parts};
+use crate::events;
 use crate::gate::{self, Candidate, FittedProbe, Score};
 use crate::page::page;
 use crate::recipe::{Head, Recipe};
@@ -78,7 +79,16 @@ pub struct Summary {
     pub trained: usize,
     /// What went wrong during training and what was done about it.
     pub notes: Vec<String>,
-    /// The most memory held, in MiB.
+    /// What it took.
+    pub cost: Cost,
+}
+
+/// What a run took. All else in a result follows from the recipe; this differs from run to run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Seconds of training, in the folds and in the final fit, over all processes that worked on it.
+    pub training_seconds: f64,
+    /// The most memory that the last process held, in MiB, where the system tells.
     pub peak_memory_mib: Option<f64>,
 }
 
@@ -243,6 +253,7 @@ struct FoldAnswers {
     #[serde(deserialize_with = "crate::nan::rows")]
     patch: Outputs,
     notes: Vec<String>,
+    seconds: f64,
 }
 
 /// Runs a recipe to its end, or until `stop` is set; then nothing is returned and the same call goes on.
@@ -298,18 +309,9 @@ pub fn run(
             "{rows} rows have no word to learn within {length} tokens and were left out (`max_length`)"
         )));
     }
-    let trainer = Trainer {
-        model,
-        task,
-        data,
-        recipe,
-        optimiser: optimiser.as_ref(),
-        normaliser: &Source,
-        build: &acclimate_peft::build,
-        stop,
-    };
+    let trainer = Trainer { model, task, data, recipe, optimiser: optimiser.as_ref(), normaliser: &Source, stop };
     let labels = data.labels()?;
-    let mut notes = vec![];
+    let (mut notes, mut training_seconds) = (vec![], 0.0);
     // A share of the rows at hand may be set aside for early stopping, in a fold as in the final fit: the gate judges what is kept.
     let divided = |rows: &[usize]| -> Result<(Vec<usize>, Vec<usize>)> {
         if recipe.valid_share == 0.0 {
@@ -359,12 +361,14 @@ pub fn run(
                         probe: probe.map(|probe| probe.predict(model, own, data, &fold.held_out)).transpose()?,
                         patch: predict_all(model, own, data, &fold.held_out, &Pass::new(&trained.patch))?,
                         notes: trained.history.notes.iter().map(|note| format!("{stage}: {note}")).collect(),
+                        seconds: trained.seconds,
                     };
                     folder.write_json(&name, &answers)?;
                     answers
                 }
             };
             notes.extend(answers.notes);
+            training_seconds += answers.seconds;
             let before = gate::unadapted(model, task, data, &fold.held_out, &labels.select(&fold.train))?;
             let mut put = |candidate: Candidate, outputs: Outputs| {
                 let all = crossfit.entry(candidate).or_insert_with(|| vec![vec![]; n]);
@@ -388,6 +392,7 @@ pub fn run(
         return Ok(None);
     }
     notes.extend(trained.history.notes.clone());
+    training_seconds += trained.seconds;
     let probe = FittedProbe::new(model, task, data, rest, recipe.seed)?;
     let inside: Vec<(Candidate, Score)> = match &apart {
         Some(split) => {
@@ -458,15 +463,16 @@ pub fn run(
         baseline_metrics: metrics(baseline),
         trained: keep.params.count(),
         notes,
-        peak_memory_mib: peak_memory_mib(),
+        cost: Cost { training_seconds, peak_memory_mib: peak_memory_mib() },
     };
-    Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep)?;
+    Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep, session.model())?;
     write_metrics(&folder, &trained.history)?;
+    let events = events::to_bytes(&trained.history, trained.steps_per_epoch, task.metric());
+    write_whole(&folder.file(events::FILE), &events)?;
     let report = page(session, recipe, &summary, &trained.history, &outside);
-    report.write(folder.file("report.html")).map_err(|e| Error::io(folder.file("report.html"), e))?;
+    report.write(&folder.file("report.html"))?;
     folder.write_json("result.json", &summary)?;
-    let checkpoints = folder.file("checkpoints");
-    std::fs::remove_dir_all(&checkpoints).map_err(|e| Error::io(&checkpoints, e))?;
+    folder.finish()?;
     Ok(Some(Finished { summary, report, patch: keep }))
 }
 

@@ -355,7 +355,6 @@ fn train(session: &Session, recipe: &Recipe, rows: &[usize], valid: &[usize]) ->
         recipe,
         optimiser: optimiser.as_ref(),
         normaliser: &Source,
-        build: &acclimate::peft::build,
         stop: &AtomicBool::new(false),
     };
     trainer.train(session.start(recipe, rows).unwrap(), rows, valid, "final", None, &mut |_| ()).unwrap()
@@ -396,7 +395,6 @@ fn early_stopping_keeps_the_best_epoch() {
             recipe: &short,
             optimiser: optimiser.as_ref(),
             normaliser: &Source,
-            build: &acclimate::peft::build,
             stop: &stop,
         };
         let per_epoch = parts.train.len().div_ceil(short.rows_per_step(session.task.kind())) as u64;

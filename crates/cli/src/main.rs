@@ -1,7 +1,9 @@
 //! The acclimate command line: a thin shell that knows recipes and cards, and no method.
 
 mod assets;
+mod compare;
 mod flags;
+mod folders;
 mod merge;
 mod methods;
 mod predict;
@@ -47,6 +49,10 @@ enum Command {
     Predict(predict::Predict),
     /// Scores labelled rows or texts, with the patch of a run or a language model as it is.
     Eval(predict::Eval),
+    Doctor(folders::Doctor),
+    Convert(folders::Convert),
+    /// Puts finished runs that differ in the method alone beside each other.
+    Compare(compare::Compare),
     /// Writes a tuned model as a plain checkpoint, and tells what that does to its weights.
     Merge(merge::MergeCommand),
     /// Lists and explains the methods.
@@ -132,6 +138,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Tune(command) => command.run(),
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),
+        Command::Doctor(command) => command.run(),
+        Command::Convert(command) => done(command.run()),
+        Command::Compare(command) => done(command.run()),
         Command::Merge(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),

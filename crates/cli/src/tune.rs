@@ -25,7 +25,7 @@ Examples:
 
 Flags lie over the recipe file. Dashes and underscores in keys are alike; lists are `a,b` or TOML.
 The methods' own settings are flags too, such as `--adapter.rank 4`; `acclimate methods list` shows the methods and
-`acclimate methods explain NAME` their settings. Ctrl-C saves; the same command goes on from there.";
+`acclimate methods explain NAME` their settings. Ctrl-C saves; the same command goes on from there, and from the last checkpoint of a killed run.";
 
 /// Tunes a patch for a model on labelled rows, and keeps it only where it wins.
 #[derive(Args)]
@@ -40,6 +40,9 @@ pub(crate) struct Tune {
     /// No progress and no notes.
     #[arg(long, short)]
     quiet: bool,
+    /// Seconds between two lines of progress where there is no terminal; 0 tells every step.
+    #[arg(long, value_name = "SECONDS", default_value_t = PAUSE.as_secs())]
+    progress: u64,
     #[command(flatten)]
     flags: RecipeFlags,
 }
@@ -52,7 +55,7 @@ impl Tune {
         let base = self.recipe.as_deref().map(Recipe::read).transpose()?.unwrap_or_default();
         let recipe = flags::recipe(&self.flags.over(base))?;
         listen()?;
-        let mut shown = Shown::new(self.quiet);
+        let mut shown = Shown { pause: Duration::from_secs(self.progress), ..Shown::new(self.quiet) };
         let summary = acclimate::tune::tune(&recipe, &STOP, &mut |event| shown.on(event))?;
         shown.end();
         let Some(summary) = summary else {
@@ -99,6 +102,7 @@ pub(crate) struct Shown {
     terminal: bool,
     stage: String,
     bar: Option<ProgressBar>,
+    pause: Duration,
     began: (Instant, u64),
     last: Instant,
 }
@@ -110,7 +114,7 @@ impl Shown {
     pub(crate) fn new(quiet: bool) -> Self {
         let now = Instant::now();
         let terminal = Term::stderr().features().is_attended();
-        Self { quiet, terminal, stage: String::new(), bar: None, began: (now, 0), last: now }
+        Self { quiet, terminal, stage: String::new(), bar: None, pause: PAUSE, began: (now, 0), last: now }
     }
 
     pub(crate) fn on(&mut self, event: Event<'_>) {
@@ -142,14 +146,16 @@ impl Shown {
                     bar.finish();
                 }
             }
-            // The first step of a stage says nothing about the rate.
-            None if progress.step > self.began.1 && (done || self.last.elapsed() >= PAUSE) => {
+            None if done || self.pause.is_zero() || self.last.elapsed() >= self.pause => {
                 self.last = Instant::now();
-                let (start, first) = self.began;
-                let rate = (progress.step - first) as f64 / start.elapsed().as_secs_f64().max(1e-9);
-                let left = (progress.total - progress.step) as f64 / rate.max(1e-9);
                 let Progress { stage, step, total, .. } = progress;
-                render::say(&format!("{stage}: step {step}/{total}, {state}, {rate:.1} steps/s, {left:.0} s left"));
+                let (start, first) = self.began;
+                // The first step of a stage says nothing about the rate, nor does one after a way back.
+                let made = step.saturating_sub(first);
+                let rate = made as f64 / start.elapsed().as_secs_f64().max(1e-9);
+                let left = (total - step) as f64 / rate.max(1e-9);
+                let pace = if made == 0 { String::new() } else { format!(", {rate:.1} steps/s, {left:.0} s left") };
+                render::say(&format!("{stage}: step {step}/{total}, {state}{pace}"));
             }
             None => {}
         }

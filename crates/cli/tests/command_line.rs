@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_acclimate");
@@ -249,6 +249,36 @@ fn what_cannot_be_learnt_leaves_the_model_as_it_is_and_still_answers() {
 }
 
 #[test]
+fn runs_of_two_methods_are_compared() {
+    let place = Place::new();
+    place.good(&format!("{TUNE} --quiet"));
+    let other = TUNE.replace("--out run", "--out hra");
+    place.good(&format!("{other} --adapter hra --adapter.rank 2 --optim.clip 1 --quiet"));
+    let table = place.good("compare run hra");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("accuracy on untouched rows") && lines[1].contains("optimiser"), "{table}");
+    assert!(lines[2].starts_with("  run  lora  ") && lines[2].contains(" dadapt_adam  "), "{table}");
+    assert!(lines[3].starts_with("  hra  hra: rank 2  dadapt_adam: clip 1"), "{table}");
+    let all: serde_json::Value = serde_json::from_str(&place.good("compare run hra --json")).unwrap();
+    let runs = all["runs"].as_array().unwrap();
+    assert_eq!((runs.len(), &runs[1]["adapter"]["method"]), (2, &"hra".into()));
+    assert!(runs.iter().all(|run| run["training_seconds"].as_f64().unwrap() > 0.0 && run["score"]["low"].is_number()));
+    place.good(&format!("{} --seed 1 --quiet", TUNE.replace("--out run", "--out seed")));
+    place.refused("compare run seed", 1, &["run and seed differ", "`seed` is `0` and `1`", "the training rows"]);
+    place.refused("compare run", 2, &["2 values required"]);
+    place.refused("compare run none", 1, &["none: no run folder"]);
+}
+
+/// `cargo xtask crash` kills hundreds.
+#[cfg(unix)]
+#[test]
+fn killed_runs_lose_at_most_a_step_and_end_alike() {
+    let plan = xtask::crash::Plan { kills: 5, seed: 1, epochs: 12 };
+    let tally = xtask::crash::run(std::path::Path::new(BINARY), plan, |_| ()).unwrap();
+    assert!(tally.kills >= 5 && tally.equal > 0 && tally.most_lost <= 1, "{tally}");
+}
+
+#[test]
 fn quickstart_needs_nothing() {
     let place = Place::new();
     let text = place.good("quickstart --out first");
@@ -374,7 +404,11 @@ fn bad_models_are_named() {
 #[test]
 fn outputs_that_cannot_be_written() {
     let place = Place::new();
-    place.refused("tune --model model --data rows.csv --out rows.csv/run --max-length 16", 1, &["rows.csv"]);
+    place.refused(
+        "tune --model model --data rows.csv --out rows.csv/run --max-length 16",
+        1,
+        &["rows.csv/run", "name another folder"],
+    );
     place.good(&format!("{TUNE} --quiet"));
     place.write("many.csv", rows(400));
     place.refused("predict --run run --data rows.csv --out rows.csv/a.csv", 1, &["`rows.csv` is no folder"]);
@@ -394,15 +428,38 @@ fn outputs_that_cannot_be_written() {
         assert_eq!(output.status.code(), Some(1), "{}", error(&output));
         assert!(error(&output).starts_with("error: answers.jsonl: "), "{}", error(&output));
         assert_eq!(place.files(), before);
-        let line = format!("ulimit -f 8; exec {BINARY} {} --quiet", TUNE.replace("--out run", "--out full"));
+    }
+}
+
+/// The limits, in blocks of 512 bytes, are too small for one file after the other.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_with_one_message_and_the_same_command_goes_on() {
+    let place = Place::new();
+    let tune = "tune --model model --data rows.csv --out full --epochs 100 --gate.folds 0 --max-length 16 --quiet \
+                --checkpoint-steps 1 --adapter.rank 1 --optim sgd --optim.lr 0.01";
+    for (blocks, named) in [
+        (0, "recipe.toml"),
+        (2, "manifest.json"),
+        (8, "checkpoints/final/latest.safetensors"),
+        (40, "checkpoints/final/history.jsonl"),
+    ] {
+        let line = format!("ulimit -f {blocks}; exec {BINARY} {tune}");
         let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", error(&output));
-        assert!(error(&output).starts_with("error: full"), "{}", error(&output));
+        let text = error(&output);
+        assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{blocks}: {text}");
+        assert!(text.starts_with(&format!("error: full/{named}: ")), "{blocks}: {text}");
+        assert!(text.ends_with("; raise the limit on file sizes (`ulimit -f`), then run the same command\n"), "{text}");
         let left = place.files();
-        let partial = left.iter().find(|file| file.extension().is_some_and(|end| end == "tmp"));
-        assert_eq!(partial, None);
-        // With room again the same command goes on.
-        place.good(&format!("{} --quiet", TUNE.replace("--out run", "--out full")));
+        assert!(left.iter().all(|file| file.extension().is_none_or(|end| end != "tmp")), "{blocks}: {left:?}");
+    }
+    // With room the same command goes on, to the end of a run that never lacked it.
+    for line in [tune, &tune.replace("--out full", "--out whole")] {
+        place.good(line);
+    }
+    let read = |run: &str, file: &str| std::fs::read(place.path(run).join(file)).unwrap();
+    for file in ["metrics.jsonl", "patch/adapter_model.safetensors", acclimate::events::FILE] {
+        assert!(read("full", file) == read("whole", file), "{file}");
     }
 }
 
@@ -443,22 +500,49 @@ fn methods_as_json_tell_the_whole_card() {
     assert!(place.good("assets list").contains("asset:minilm"));
 }
 
+/// A run that has written a checkpoint and is still at work.
+#[cfg(unix)]
+fn at_work(place: &Place) -> Child {
+    let tune = LONG.split(' ');
+    let child = place.command().args(tune).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let began = std::time::Instant::now();
+    while !place.path("run/checkpoints/final/flushed.safetensors").exists() {
+        assert!(began.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child
+}
+
+#[cfg(unix)]
+const LONG: &str = "tune --model model --data rows.csv --out run --epochs 3000 --gate.folds 0 --max-length 16";
+
+#[cfg(unix)]
+#[test]
+fn a_second_process_is_sent_away_and_the_first_goes_on() {
+    let place = Place::new();
+    let mut child = at_work(&place);
+    let output = place.run(LONG);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "error: run: another process runs there; name another folder with `--out`\n";
+    assert_eq!(error(&output), expected);
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A lock ends with its process: the folder is free for the same command, and for no other.
+    let other = place.run(&LONG.replace("3000", "2000"));
+    assert!(error(&other).contains("an unfinished run of another recipe"), "{}", error(&other));
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_saves_and_the_same_command_goes_on() {
     let place = Place::new();
-    let tune = "tune --model model --data rows.csv --out run --epochs 3000 --gate.folds 0 --max-length 16";
-    let child = place.command().args(tune.split(' ')).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let began = std::time::Instant::now();
-    while !place.path("run/checkpoints/final/last").exists() {
-        assert!(began.elapsed().as_secs() < 60);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let child = at_work(&place);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", error(&output));
     let text = error(&output);
     assert!(text.contains("run the same command:\n  acclimate tune --model model"), "{text}");
-    assert!(place.path("run/checkpoints/final/last/place.json").is_file());
+    assert!(place.path("run/checkpoints/final/flushed.safetensors").is_file());
     assert!(!place.path("run/result.json").exists());
 }

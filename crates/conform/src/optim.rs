@@ -2,7 +2,8 @@
 
 use crate::{Check, trials, why};
 use acclimate_core::{
-    AnyOptimiser, AnyState, AnyTensor, Card, Edit, Entry, Need, Optimiser, Params, Promise, Result, Rng, Role,
+    AnyOptimiser, AnyState, AnyTensor, Card, Edit, Entry, Need, Optimiser, Params, Promise, RecordReader, Result, Rng,
+    Role, read_safetensors, write_safetensors,
 };
 use acclimate_optim::{Accumulator, Host, HostSettings, Schedule};
 use burn::tensor::{DType, Device};
@@ -351,6 +352,7 @@ fn resumed_equals_uninterrupted(subject: &OptimSubject) -> Result<(), String> {
     let optimiser = subject.optimiser()?;
     let problem = mixed_ranks();
     let folder = tempfile::tempdir().map_err(why)?;
+    let file = folder.path().join("state.safetensors");
     let mut patch = acclimate_core::Patch::new();
     patch.params = problem.start.cast(DType::F32);
     let host = |patch: &acclimate_core::Patch| Host::new(optimiser.as_ref(), HostSettings::default(), patch);
@@ -363,9 +365,12 @@ fn resumed_equals_uninterrupted(subject: &OptimSubject) -> Result<(), String> {
     for _ in 0..7 {
         advance(&mut run)?;
     }
-    run.host.save(folder.path()).map_err(why)?;
+    let saved = run.host.save();
+    write_safetensors(&file, &saved.tensors, saved.numbers).map_err(why)?;
     patch.params = run.x.clone();
-    let host = Host::load(optimiser.as_ref(), HostSettings::default(), &patch, folder.path()).map_err(why)?;
+    let (tensors, numbers) = read_safetensors(&file, &Device::flex()).map_err(why)?;
+    let mut saved = RecordReader { tensors, numbers };
+    let host = Host::load(optimiser.as_ref(), HostSettings::default(), &patch, &mut saved).map_err(why)?;
     let mut again = Run { optimiser: optimiser.as_ref(), host, x: patch.params.clone() };
     for _ in 0..7 {
         advance(&mut run)?;

@@ -1,8 +1,10 @@
 //! What a method does at a site: weight adapters and activation adapters, typed to write, erased to hold.
 
-use crate::{AnyTensor, Bag, Card, Fields, Method, Need, Params, Result, Rng, Role, Seq, Site, SiteKind, Slots};
+use crate::{
+    AnyTensor, Bag, Card, Fields, Method, Need, Params, PeftForm, Result, Rng, Role, Seq, Site, SiteKind, Slots,
+};
 use acclimate_kernels::Matrix;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 /// A frozen weight and bias, or their adapted values: `y = x·Wᵀ + b`. Convolutions, tables and norms are seen in this form too
 /// (see [`SiteKind`]). A frozen weight may be packed; then there are products with it, and no copy of its numbers.
@@ -117,6 +119,20 @@ pub trait WeightAdapter: Method {
         Ok(self.weight(base, p, here)?.forward(x))
     }
 
+    /// Rows of a table `W'`, `[batch, length]` to `[batch, length, width]`; written where there is a cheaper way than building `W'`.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    fn rows(
+        &self,
+        ids: Tensor<2, Int>,
+        base: &Affine,
+        p: &Self::P,
+        here: &Here<'_, Self::Shared>,
+    ) -> Result<Tensor<3>> {
+        Ok(self.weight(base, p, here)?.weight.rows(ids))
+    }
+
     /// What the method adds to the loss at one site, as one number.
     fn penalty(&self, _p: &Self::P) -> Option<Tensor<1>> {
         None
@@ -124,6 +140,12 @@ pub trait WeightAdapter: Method {
 
     /// How many numbers are trained at a site: the formula on the method's page.
     fn count(&self, site: &Site) -> usize;
+
+    /// How the `peft` package keeps the method at these sites; nothing where it has no such method or not all that is set here.
+    fn peft(&self, sites: &[Site]) -> Option<PeftForm> {
+        let _ = sites;
+        None
+    }
 }
 
 /// A method that acts on a sub-block's states.
@@ -179,6 +201,8 @@ pub trait AnyWeight: Send + Sync + std::fmt::Debug {
     fn wants_dense(&self) -> bool;
     /// See [`WeightAdapter::count`].
     fn count_at(&self, site: &Site) -> usize;
+    /// See [`WeightAdapter::peft`].
+    fn peft_at(&self, sites: &[Site]) -> Option<PeftForm>;
     /// See [`WeightAdapter::share`].
     ///
     /// # Errors
@@ -199,6 +223,11 @@ pub trait AnyWeight: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The method's own.
     fn apply_at(&self, x: Tensor<2>, base: &Affine, at: &Place<'_>) -> Result<Tensor<2>>;
+    /// See [`WeightAdapter::rows`].
+    ///
+    /// # Errors
+    /// The method's own.
+    fn rows_at(&self, ids: Tensor<2, Int>, base: &Affine, at: &Place<'_>) -> Result<Tensor<3>>;
     /// See [`WeightAdapter::penalty`].
     ///
     /// # Errors
@@ -256,6 +285,9 @@ impl<A: WeightAdapter> AnyWeight for A {
     fn count_at(&self, site: &Site) -> usize {
         self.count(site)
     }
+    fn peft_at(&self, sites: &[Site]) -> Option<PeftForm> {
+        self.peft(sites)
+    }
     fn share_over(&self, sites: &[Site], like: (DType, Device), rng: &mut Rng) -> Result<Slots> {
         Ok(slots(self.share(sites, like, rng)?))
     }
@@ -267,6 +299,9 @@ impl<A: WeightAdapter> AnyWeight for A {
     }
     fn apply_at(&self, x: Tensor<2>, base: &Affine, at: &Place<'_>) -> Result<Tensor<2>> {
         self.apply(x, base, &at.own()?, &Here { site: at.site, shared: &at.shared()?, mask: at.mask })
+    }
+    fn rows_at(&self, ids: Tensor<2, Int>, base: &Affine, at: &Place<'_>) -> Result<Tensor<3>> {
+        self.rows(ids, base, &at.own()?, &Here { site: at.site, shared: &at.shared()?, mask: at.mask })
     }
     fn penalty_at(&self, at: &Place<'_>) -> Result<Option<Tensor<1>>> {
         Ok(self.penalty(&at.own()?))

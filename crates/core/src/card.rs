@@ -185,13 +185,13 @@ pub fn find<'a, T: ?Sized>(entries: &'a [Entry<T>], name: &str) -> Result<&'a En
 }
 
 /// The registry of a group: one `module::Type` per method, in alphabetic order, then presets as rows of data:
-/// `presets [full::BITFIT = full::Full { "weights = false" }]`, a card of their own and settings for a method.
+/// `presets [full::BITFIT = full::Full { "weights = false" } [""]]`, a card of their own, settings for a method, and cases for the suites.
 ///
 /// A listed type without a file does not compile; a file that is not listed is a `dead_code` warning and fails the tidy test.
 #[macro_export]
 macro_rules! methods {
     ($(#[$meta:meta])* $vis:vis static $all:ident: dyn $family:path = [$($module:ident::$ty:ident),* $(,)?]
-        $(presets [$($pcard:path = $pmodule:ident::$pty:ident { $($settings:literal),* }),* $(,)?])?;) => {
+        $(presets [$($pcard:path = $pmodule:ident::$pty:ident { $($settings:literal),* } [$($case:literal),*]),* $(,)?])?;) => {
         $(pub use self::$module::$ty;)*
         $(#[$meta])*
         $vis static $all: &[$crate::Entry<dyn $family>] = &[
@@ -204,7 +204,7 @@ macro_rules! methods {
             },)*
             $($($crate::Entry {
                 card: $pcard,
-                cases: &[""],
+                cases: &[$($case),*],
                 build: |table| Ok(Box::new(<$pty as $crate::Method>::from_table(table)?)),
                 defaults: || <$pty as $crate::Method>::to_table(&<$pty as Default>::default()),
                 preset: concat!($($settings, "\n"),*),

@@ -344,11 +344,21 @@ impl TensorWriter {
     ///
     /// # Errors
     /// [`Error::Io`] naming the file, or fewer bytes than were announced.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        self.end(true)
+    }
+
+    /// As [`TensorWriter::finish`], but without waiting for the disk.
+    pub(crate) fn finish_unflushed(self) -> Result<()> {
+        self.end(false)
+    }
+
+    fn end(mut self, flush: bool) -> Result<()> {
         if self.left > 0 {
             return Err(self.other_size());
         }
-        let written = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
+        let sync = |file: &File| if flush { file.sync_all() } else { Ok(()) };
+        let written = self.out.flush().and_then(|()| sync(self.out.get_ref()));
         let named = written.and_then(|()| std::fs::rename(&self.temporary, &self.path));
         self.named = named.is_ok();
         named.map_err(|e| Error::io(&self.path, e))

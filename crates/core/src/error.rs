@@ -1,5 +1,6 @@
 //! One error type for the libraries: it names the file, field, row or site, and the way out.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong. Messages are lower case, without a full stop, values in backticks.
@@ -79,7 +80,7 @@ pub enum Error {
         what: String,
     },
     /// The operating system refused.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}{}", file.display(), way_out(source.kind()))]
     Io {
         /// The file or folder.
         file: PathBuf,
@@ -127,6 +128,19 @@ pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Vec<
     scored.into_iter().take(3).map(|(_, v)| v.to_owned()).collect()
 }
 
+/// What to do about the system's reason, where that is not plain from it.
+fn way_out(reason: ErrorKind) -> &'static str {
+    match reason {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free some space, then run the same command",
+        ErrorKind::FileTooLarge => "; raise the limit on file sizes (`ulimit -f`), then run the same command",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; change the permissions or name another folder"
+        }
+        ErrorKind::NotADirectory => "; a part of the path is a file: name another folder",
+        _ => "",
+    }
+}
+
 /// Levenshtein distance in characters.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -152,6 +166,15 @@ mod tests {
         assert_eq!(nearest("lroa", ["hra", "lora", "vera"])[0], "hra");
         assert_eq!(nearest("rnak", ["alpha", "rank", "targets"])[0], "rank");
         assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_told_with_a_way_out() {
+        let error = Error::io("a/b.json", std::io::Error::from(ErrorKind::StorageFull)).to_string();
+        assert!(
+            error.starts_with("a/b.json: ") && error.ends_with("; free some space, then run the same command"),
+            "{error}"
+        );
     }
 
     #[test]

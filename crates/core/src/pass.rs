@@ -156,18 +156,22 @@ impl<'a> Pass<'a> {
 
     /// The weight and bias of a site under every active patch (those with a share per row are refused here).
     fn folded(&self, model: &dyn Model, site: &Site) -> Result<Affine> {
-        let mut base = affine_at(model, site)?;
-        for active in self.active.iter().filter(|active| active.patch.touches(&site.name)) {
-            if active.rows.is_some() {
-                return Err(Error::Unsupported {
-                    who: format!("site `{}`", site.name),
-                    what: "mix patches by row".to_owned(),
-                    instead: "target linear sites only, or run one patch per batch".to_owned(),
-                });
-            }
-            base = active.patch.adapted(&base, &site.name)?;
+        self.folding(site)?.iter().try_fold(affine_at(model, site)?, |base, (patch, (part, method))| {
+            method.weight_at(&base, &patch.place(part, site, None))
+        })
+    }
+
+    /// The weight adapters at a site that works on weights as a whole.
+    fn folding(&self, site: &Site) -> Result<Vec<(&Patch, (&Part, &dyn crate::AnyWeight))>> {
+        let here = || self.active.iter().filter(|active| active.patch.touches(&site.name));
+        if here().any(|active| active.rows.is_some()) {
+            return Err(Error::Unsupported {
+                who: format!("site `{}`", site.name),
+                what: "mix patches by row".to_owned(),
+                instead: "target linear sites only, or run one patch per batch".to_owned(),
+            });
         }
-        Ok(base)
+        Ok(here().flat_map(|active| active.patch.weights_at(&site.name).map(|w| (active.patch, w))).collect())
     }
 
     /// A convolution site, `[batch, in, height, width]`.
@@ -189,7 +193,13 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// When the weights lack the site or a patch does not fit.
     pub fn embedding(&self, model: &dyn Model, site: &Site, ids: Tensor<2, Int>) -> Result<Tensor<3>> {
-        Ok(self.folded(model, site)?.weight.rows(ids))
+        let mut base = affine_at(model, site)?;
+        let adapters = self.folding(site)?;
+        let Some(((patch, (part, method)), first)) = adapters.split_last() else { return Ok(base.weight.rows(ids)) };
+        for (patch, (part, method)) in first {
+            base = method.weight_at(&base, &patch.place(part, site, None))?;
+        }
+        method.rows_at(ids, &base, &patch.place(part, site, None))
     }
 
     /// A layer norm over the last axis.

@@ -1,13 +1,10 @@
 //! The patch: everything that is trained, estimated or remembered about a frozen model.
 
-use crate::{
-    Adapter, Affine, AnyTensor, AnyWeight, Error, Model, Params, Place, Result, Rng, Role, Site, SiteKind,
-    read_safetensors, write_safetensors, write_whole,
-};
+use crate::{Adapter, Affine, AnyTensor, AnyWeight, Error, Model, Params, Place, Result, Rng, Role, Site, SiteKind};
 use acclimate_kernels::Matrix;
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 /// What one part of a patch is.
 #[derive(Clone, Debug)]
@@ -33,14 +30,38 @@ pub struct Part {
 /// A model never changes; dropping the patch is resetting it.
 #[derive(Clone, Debug, Default)]
 pub struct Patch {
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     at: BTreeMap<String, Vec<usize>>,
     /// The trained tensors.
     pub params: Params,
     /// Tensors that are not trained: shared projections, statistics.
     pub buffers: Params,
-    roles: BTreeMap<String, Role>,
-    base: Option<String>,
+    /// The name of the model it was made for, as its user gave it.
+    pub base_model: Option<String>,
+    pub(crate) roles: BTreeMap<String, Role>,
+    pub(crate) base: Option<String>,
+    /// The site of the model's embedding where it is its output matrix too.
+    pub(crate) tied: Option<String>,
+    /// SHA-256 of the model's tensors at its sites, where they were recorded.
+    pub(crate) base_tensors: BTreeMap<String, String>,
+}
+
+impl Part {
+    /// The method's name; `head` for a head.
+    pub fn method(&self) -> &'static str {
+        match &self.kind {
+            Kind::Adapter(adapter) => adapter.card().name,
+            Kind::Head => "head",
+        }
+    }
+
+    /// The method's settings.
+    pub fn settings(&self) -> toml::Table {
+        match &self.kind {
+            Kind::Adapter(adapter) => adapter.settings(),
+            Kind::Head => toml::Table::new(),
+        }
+    }
 }
 
 /// How a head starts.
@@ -119,6 +140,8 @@ impl Patch {
         }
         self.push(Part { name, sites: sites.to_vec(), kind: Kind::Adapter(adapter) });
         self.base = Some(model.fingerprint().to_owned());
+        let tied = model.vocabulary().filter(|site| site.kind == SiteKind::Embedding);
+        self.tied = tied.map(|site| site.name.clone());
         Ok(())
     }
 
@@ -136,7 +159,7 @@ impl Patch {
         self.base = Some(model.fingerprint().to_owned());
     }
 
-    fn push(&mut self, part: Part) {
+    pub(crate) fn push(&mut self, part: Part) {
         for site in &part.sites {
             self.at.entry(site.name.clone()).or_default().push(self.parts.len());
         }
@@ -302,6 +325,39 @@ impl Patch {
         Ok(merged)
     }
 
+    /// Records the model's tensors at the sites of weight adapters, so that a checkpoint can be checked tensor by tensor. Packed ones are
+    /// left out: their numbers depend on how they are held.
+    pub fn record_base(&mut self, model: &dyn Model) {
+        let sites = self.parts.iter().filter(|part| matches!(&part.kind, Kind::Adapter(Adapter::Weight(_))));
+        let names = sites
+            .flat_map(|part| &part.sites)
+            .flat_map(|site| ["weight", "bias"].map(|tensor| format!("{}.{tensor}", site.name)));
+        self.base_tensors =
+            names.filter_map(|name| Some((name.clone(), model.weights().any(&name)?.fingerprint()))).collect();
+    }
+
+    /// Refuses a tensor of a checkpoint that differs from the one the patch was made for.
+    ///
+    /// # Errors
+    /// Names the tensor and the way out.
+    pub fn check_tensor(&self, name: &str, tensor: &AnyTensor) -> Result<()> {
+        match self.base_tensors.get(name) {
+            Some(recorded) if *recorded != tensor.fingerprint() => Err(Error::Other(format!(
+                "tensor `{name}` differs from that of the model this patch was made for; name that model, or tune anew"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The model's tensors that differ from those recorded, as far as both are there.
+    pub fn changed_tensors(&self, model: &dyn Model) -> Vec<&str> {
+        let differs = |name: &str, recorded: &str| {
+            model.weights().any(name).is_some_and(|tensor| tensor.fingerprint() != recorded)
+        };
+        let recorded = self.base_tensors.iter().filter(|(name, recorded)| differs(name, recorded));
+        recorded.map(|(name, _)| name.as_str()).collect()
+    }
+
     /// Refuses a model other than the one the patch was made for.
     ///
     /// # Errors
@@ -338,103 +394,6 @@ impl Patch {
         self.params.insert(edit.param.clone(), edited);
         Ok(())
     }
-
-    /// Writes `adapter_config.json` and `adapter_model.safetensors` into a folder, each whole or not at all.
-    ///
-    /// # Errors
-    /// [`Error::Io`] naming the file.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        let parts = self.parts.iter().map(|part| match &part.kind {
-            Kind::Adapter(adapter) => PartFile {
-                method: adapter.card().name.to_owned(),
-                name: part.name.clone(),
-                settings: adapter.settings(),
-                sites: part.sites.clone(),
-            },
-            Kind::Head => PartFile {
-                method: "head".to_owned(),
-                name: part.name.clone(),
-                settings: toml::Table::new(),
-                sites: vec![],
-            },
-        });
-        let config = PatchFile {
-            peft_type: "ACCLIMATE".to_owned(),
-            base_fingerprint: self.base.clone(),
-            parts: parts.collect(),
-            roles: self.roles.clone(),
-            order: self.params.names().map(str::to_owned).collect(),
-        };
-        let text = serde_json::to_string_pretty(&config).expect("strings, numbers and lists");
-        let mut tensors = self.params.clone();
-        for (name, tensor) in self.buffers.iter() {
-            tensors.insert(format!("buffer.{name}"), tensor.clone());
-        }
-        write_safetensors(&folder.join("adapter_model.safetensors"), &tensors, BTreeMap::new())?;
-        write_whole(&folder.join("adapter_config.json"), text.as_bytes())
-    }
-
-    /// Reads what [`Patch::save`] wrote. `build` makes a method from its name and settings.
-    ///
-    /// # Errors
-    /// Names the file and what is missing, unknown or of the wrong shape.
-    pub fn load(folder: &Path, device: &Device, build: &dyn Fn(&str, &toml::Table) -> Result<Adapter>) -> Result<Self> {
-        let file = folder.join("adapter_config.json");
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let config: PatchFile = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
-        let weights = folder.join("adapter_model.safetensors");
-        let (tensors, _) = read_safetensors(&weights, device)?;
-        let mut patch = Self { roles: config.roles, base: config.base_fingerprint, ..Self::default() };
-        for name in patch.roles.keys() {
-            if !tensors.has(name) {
-                return Err(Error::format(
-                    &weights,
-                    format!("tensor `{name}` is missing; the patch folder is incomplete"),
-                ));
-            }
-        }
-        for name in config.order.iter().filter(|name| patch.roles.contains_key(*name)) {
-            if let Some(tensor) = tensors.any(name) {
-                patch.params.insert(name, tensor.clone());
-            }
-        }
-        for (name, tensor) in tensors.iter() {
-            match name.strip_prefix("buffer.") {
-                Some(name) => patch.buffers.insert(name, tensor.clone()),
-                None if patch.roles.contains_key(name) => patch.params.insert(name, tensor.clone()),
-                None => {
-                    return Err(Error::format(&weights, format!("tensor `{name}` belongs to no part of the patch")));
-                }
-            }
-        }
-        for part in config.parts {
-            let kind = match part.method.as_str() {
-                "head" => Kind::Head,
-                method => Kind::Adapter(build(method, &part.settings)?),
-            };
-            patch.push(Part { name: part.name, sites: part.sites, kind });
-        }
-        Ok(patch)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct PartFile {
-    method: String,
-    name: String,
-    settings: toml::Table,
-    sites: Vec<Site>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PatchFile {
-    peft_type: String,
-    base_fingerprint: Option<String>,
-    parts: Vec<PartFile>,
-    roles: BTreeMap<String, Role>,
-    /// Names of the trained tensors in the order of the patch, which sums over them follow; the tensor file sorts its own.
-    #[serde(default)]
-    order: Vec<String>,
 }
 
 /// The weight and bias of a site in the form every adapter sees: a matrix `[out, in]`.

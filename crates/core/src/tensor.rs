@@ -55,9 +55,42 @@ impl AnyTensor {
         Self(elements)
     }
 
+    /// The same numbers in row-major order under another shape.
+    ///
+    /// # Panics
+    /// As [`AnyTensor::from_f64s`].
+    pub fn reshaped(&self, shape: &[usize]) -> Self {
+        Self::from_flat(self.0.clone().reshape([self.count()]), shape)
+    }
+
+    /// SHA-256 of its shape, type and numbers, as 64 hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        let mut print = Fingerprint::default();
+        print.tensor("", &self.shape(), self.dtype());
+        print.numbers(self.0.clone().into_data().as_bytes());
+        print.finish()
+    }
+
     /// Zeros of the same shape, type and device.
     pub fn zeros_like(&self) -> Self {
         Self(self.0.zeros_like())
+    }
+
+    /// Zeros of a shape that take the memory of one number.
+    ///
+    /// # Panics
+    /// As [`AnyTensor::from_f64s`].
+    pub fn outline(shape: &[usize], dtype: DType, device: &Device) -> Self {
+        let zero = Tensor::<1>::zeros([1], (device, dtype));
+        match *shape {
+            [] => zero.into(),
+            [a] => zero.expand([a]).into(),
+            [a, b] => zero.reshape([1, 1]).expand([a, b]).into(),
+            [a, b, c] => zero.reshape([1, 1, 1]).expand([a, b, c]).into(),
+            [a, b, c, d] => zero.reshape([1, 1, 1, 1]).expand([a, b, c, d]).into(),
+            [a, b, c, d, e] => zero.reshape([1, 1, 1, 1, 1]).expand([a, b, c, d, e]).into(),
+            _ => panic!("tensors of rank 1 to 5 are supported, got shape {shape:?}"),
+        }
     }
 
     /// Zeros of a shape.

@@ -161,13 +161,18 @@ impl Bert {
     /// # Errors
     /// Names the file, and the key or tensor that is missing, malformed or not offered.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::in_folder(folder, read_weights(folder, device)?)
+    }
+
+    /// The model that a folder's configuration describes, over weights in memory.
+    pub(crate) fn in_folder(folder: &Path, weights: Params) -> Result<Self> {
         let mut config: BertConfig = read_json(&folder.join("config.json"))?;
         let pooling = folder.join("1_Pooling").join("config.json");
         if pooling.exists() {
             config.pooling = read_pooling(&pooling)?;
         }
         config.check()?;
-        Self::from_weights(config, read_weights(folder, device)?)
+        Self::from_weights(config, weights)
     }
 
     /// A model over weights in memory. Their names are kept, with or without the prefix `bert.`, except that the norms' old names

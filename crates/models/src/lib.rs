@@ -7,6 +7,7 @@ mod bert;
 mod generate;
 mod gguf;
 mod llama;
+mod outline;
 mod resnet;
 pub mod tiny;
 
@@ -14,6 +15,7 @@ pub use bert::{Bert, BertConfig, Pooling};
 pub use generate::{Sampling, generate};
 pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
+pub use outline::outline;
 pub use resnet::{Norm, Resnet, ResnetConfig};
 
 use acclimate_core::{
@@ -27,14 +29,14 @@ use std::path::{Path, PathBuf};
 /// What `model_type` in `config.json` may say, who reads the folder then, and what the model calls a tensor of the file.
 struct Reader {
     model_type: &'static str,
-    read: fn(&Path, &Device) -> Result<Box<dyn Model>>,
+    build: fn(&Path, Params) -> Result<Box<dyn Model>>,
     name: fn(&str) -> String,
 }
 
 static READERS: [Reader; 5] = [
     Reader {
         model_type: "bert",
-        read: |folder, device| Ok(Box::new(Bert::load(folder, device)?)),
+        build: |folder, weights| Ok(Box::new(Bert::in_folder(folder, weights)?)),
         name: bert::current_name,
     },
     llama("llama"),
@@ -42,13 +44,17 @@ static READERS: [Reader; 5] = [
     llama("qwen2"),
     Reader {
         model_type: "resnet",
-        read: |folder, device| Ok(Box::new(Resnet::load(folder, device)?)),
+        build: |folder, weights| Ok(Box::new(Resnet::in_folder(folder, weights)?)),
         name: str::to_owned,
     },
 ];
 
 const fn llama(model_type: &'static str) -> Reader {
-    Reader { model_type, read: |folder, device| Ok(Box::new(Llama::load(folder, device)?)), name: str::to_owned }
+    Reader {
+        model_type,
+        build: |folder, weights| Ok(Box::new(Llama::in_folder(folder, weights)?)),
+        name: str::to_owned,
+    }
 }
 
 /// How a quantised model is held.
@@ -103,7 +109,7 @@ pub fn load(place: &Path, base: Base, device: &Device) -> Result<Box<dyn Model>>
     if let Some(file) = gguf_file(place)? {
         return load_gguf(&Gguf::read(&file)?, base, device);
     }
-    (reader_of(place)?.read)(place, device)
+    (reader_of(place)?.build)(place, read_weights(place, device)?)
 }
 
 /// The tensors of a folder with `config.json`, under the names that its model knows them by. No number is read.

@@ -259,9 +259,14 @@ impl Llama {
     /// # Errors
     /// Names the file, and the key or tensor that is missing, malformed or not offered.
     pub fn load(folder: &Path, device: &burn::tensor::Device) -> Result<Self> {
+        Self::in_folder(folder, read_weights(folder, device)?)
+    }
+
+    /// The model that a folder's configuration describes, over weights in memory.
+    pub(crate) fn in_folder(folder: &Path, weights: Params) -> Result<Self> {
         let config: LlamaConfig = read_json(&folder.join("config.json"))?;
         config.check()?;
-        Self::from_weights(config, read_weights(folder, device)?)
+        Self::from_weights(config, weights)
     }
 
     /// A model over weights in memory.

@@ -125,9 +125,14 @@ impl Resnet {
     /// # Errors
     /// Names the file, and the key or tensor that is missing or malformed.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::in_folder(folder, read_weights(folder, device)?)
+    }
+
+    /// The model that a folder's configuration describes, over weights in memory.
+    pub(crate) fn in_folder(folder: &Path, weights: Params) -> Result<Self> {
         let config: ResnetConfig = read_json(&folder.join("config.json"))?;
         config.check()?;
-        Self::from_weights(config, read_weights(folder, device)?)
+        Self::from_weights(config, weights)
     }
 
     /// Writes `config.json` and `model.safetensors`.

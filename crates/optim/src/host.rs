@@ -1,14 +1,12 @@
 //! What every optimiser needs and no method writes.
 
 use acclimate_core::{
-    AnyOptimiser, AnyState, AnyTensor, At, Error, Params, Patch, RecordReader, Result, Role, matches, read_safetensors,
-    total, wide, write_safetensors, write_whole,
+    AnyOptimiser, AnyState, AnyTensor, At, Error, Params, Patch, RecordReader, RecordWriter, Result, Role, matches,
+    total, wide,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
-const TENSORS: &str = "state.safetensors";
-const NUMBERS: &str = "state.json";
 /// The host's own count of steps, beside the method's numbers.
 const STEP: &str = "host/step";
 
@@ -233,40 +231,36 @@ impl Host {
         self.state.as_mut()
     }
 
-    /// Writes everything that is needed to go on exactly into a folder.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    /// Everything that is needed to go on exactly.
+    pub fn save(&self) -> RecordWriter {
         let mut record = self.state.save();
         record.u64(STEP, self.step);
-        write_safetensors(&folder.join(TENSORS), &record.tensors, BTreeMap::new())?;
-        let numbers = serde_json::to_string_pretty(&record.numbers).expect("a map of strings is JSON");
-        write_whole(&folder.join(NUMBERS), numbers.as_bytes())
+        record
     }
 
-    /// The run that [`Host::save`] wrote.
+    /// The run that [`Host::save`] told.
     ///
     /// # Errors
-    /// When a file is missing or damaged, or the state is of another method or patch.
-    pub fn load(optimiser: &dyn AnyOptimiser, settings: HostSettings, patch: &Patch, folder: &Path) -> Result<Self> {
-        let file = folder.join(NUMBERS);
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let numbers = serde_json::from_str(&text).map_err(|e| Error::format(&file, e.to_string()))?;
-        let device = patch.params.iter().next().map(|(_, tensor)| tensor.device()).unwrap_or_default();
-        let (tensors, _) = read_safetensors(&folder.join(TENSORS), &device)?;
-        let mut reader = RecordReader { tensors, numbers };
-        let other = |e: Error| Error::format(&file, format!("not a state of `{}` ({e})", optimiser.card().name));
+    /// When a field is missing, or the state is of another method or patch.
+    pub fn load(
+        optimiser: &dyn AnyOptimiser,
+        settings: HostSettings,
+        patch: &Patch,
+        reader: &mut RecordReader,
+    ) -> Result<Self> {
+        let other = |e: Error| Error::Other(format!("not a state of `{}` ({e})", optimiser.card().name));
         let plan = Plan::new(&settings, &patch.params, roles(patch))?;
         let live = plan.live(&patch.params);
         let step = reader.u64(STEP).map_err(other)?;
-        let mut state = optimiser.restore(&mut reader).map_err(other)?;
+        let mut state = optimiser.restore(reader).map_err(other)?;
         for slots in state.slots() {
             for (name, x) in live.iter() {
                 let found = slots.any(name).map(AnyTensor::shape);
                 if found.as_ref() != Some(&x.shape()) {
-                    let what = format!("`{name}` has shape {:?} in the patch and {found:?} in the state", x.shape());
-                    return Err(Error::format(folder.join(TENSORS), what));
+                    return Err(Error::Other(format!(
+                        "`{name}` has shape {:?} in the patch and {found:?} in the state",
+                        x.shape()
+                    )));
                 }
             }
         }
@@ -384,7 +378,6 @@ mod tests {
 
     #[test]
     fn a_saved_run_goes_on_bit_for_bit() {
-        let folder = tempfile::tempdir().unwrap();
         for optimiser in [&DadaptAdam::default() as &dyn AnyOptimiser, &Adamw::default(), &SGD] {
             let mut patch = Patch::new();
             patch.params = params(&[("b", &[1.0, 2.0]), ("a", &[-1.0])]);
@@ -395,8 +388,8 @@ mod tests {
             for _ in 0..3 {
                 step(&mut host, &mut patch);
             }
-            host.save(folder.path()).unwrap();
-            let mut again = Host::load(optimiser, HostSettings::default(), &patch, folder.path()).unwrap();
+            let mut saved = RecordReader::from(host.save());
+            let mut again = Host::load(optimiser, HostSettings::default(), &patch, &mut saved).unwrap();
             assert_eq!(again.step, 3);
             let mut other = patch.clone();
             for _ in 0..3 {
@@ -409,12 +402,12 @@ mod tests {
 
     #[test]
     fn a_state_of_another_run_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
         let mut patch = Patch::new();
         patch.params = params(&[("x", &[1.0, 2.0])]);
-        Host::new(&SGD, HostSettings::default(), &patch).unwrap().save(folder.path()).unwrap();
+        let host = Host::new(&SGD, HostSettings::default(), &patch).unwrap();
         let load = |optimiser: &dyn AnyOptimiser, patch: &Patch| {
-            Host::load(optimiser, HostSettings::default(), patch, folder.path()).unwrap_err().to_string()
+            let mut saved = RecordReader::from(host.save());
+            Host::load(optimiser, HostSettings::default(), patch, &mut saved).unwrap_err().to_string()
         };
         assert!(load(&Adamw::default(), &patch).contains("not a state of `adamw`"));
         patch.params = params(&[("x", &[1.0])]);

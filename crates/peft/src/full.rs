@@ -1,6 +1,10 @@
-use acclimate_core::{Affine, Card, Error, Fields, Here, Matrix, Method, Result, Rng, Site, SiteKind, WeightAdapter};
+use crate::folder::{Config, Module, Reader};
+use acclimate_core::{
+    Adapter, Affine, Card, Error, Fields, Here, Matrix, Method, PeftForm, Result, Rng, Site, SiteKind, WeightAdapter,
+};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Replaces whole weights and biases by trained copies.
 ///
@@ -110,6 +114,17 @@ impl WeightAdapter for Full {
         let weight = if self.weights { site.out * site.input } else { 0 };
         weight + if self.biases && site.bias { site.out } else { 0 }
     }
+
+    fn peft(&self, _: &[Site]) -> Option<PeftForm> {
+        Some(PeftForm::Whole { weights: self.weights, biases: self.biases })
+    }
+}
+
+/// What folders of type `LN_TUNING` mean.
+pub(crate) const READER: Reader = Reader { name: "LN_TUNING", mark: "ln_tuning_layers", refused: &[], build: read };
+
+fn read(_: &Config<'_>, _: &[Module<'_>]) -> Result<Adapter> {
+    Ok(Adapter::Weight(Arc::new(Full::default())))
 }
 
 impl Full {

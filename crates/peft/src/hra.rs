@@ -1,7 +1,12 @@
 use crate::draw;
-use acclimate_core::{Affine, Error, Fields, Here, Method, Result, Rng, Site, WeightAdapter};
+use crate::folder::{Config, Module, Reader};
+use acclimate_core::{
+    Adapter, Affine, Error, Fields, Here, Method, PeftForm, PeftTensor, PeftType, Result, Rng, Site, WeightAdapter,
+};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use std::sync::Arc;
 
 /// Multiplies each frozen weight by a chain of trained Householder reflections.
 ///
@@ -117,6 +122,37 @@ impl WeightAdapter for Hra {
     fn count(&self, site: &Site) -> usize {
         self.rank * site.input
     }
+
+    fn peft(&self, sites: &[Site]) -> Option<PeftForm> {
+        let settings = Map::from_iter([
+            ("r".to_owned(), json!(self.rank)),
+            ("apply_GS".to_owned(), json!(false)),
+            ("init_weights".to_owned(), json!(true)),
+        ]);
+        let tensors = |site: &Site| vec![PeftTensor::new("u", READER.mark, [site.input, self.rank])];
+        let sites = sites.iter().map(tensors).collect();
+        Some(PeftForm::Type(PeftType {
+            name: READER.name,
+            settings,
+            own_bias: Some("hra_only"),
+            sites,
+            shared: vec![],
+        }))
+    }
+}
+
+/// What folders of type `HRA` mean.
+pub(crate) const READER: Reader = Reader {
+    name: "HRA",
+    mark: "hra_u",
+    refused: &[("apply_GS", "train without it, or merge it with the `peft` package")],
+    build: read,
+};
+
+fn read(config: &Config<'_>, _: &[Module<'_>]) -> Result<Adapter> {
+    let hra = Hra { rank: config.usize("r", 8)?, ..Hra::default() };
+    hra.check()?;
+    Ok(Adapter::Weight(Arc::new(hra)))
 }
 
 impl Hra {

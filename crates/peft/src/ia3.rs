@@ -1,7 +1,13 @@
 use crate::draw;
-use acclimate_core::{Affine, Fields, Here, Method, Result, Rng, Site, SiteKind, WeightAdapter, matches};
+use crate::folder::{Config, Module, Reader, feedforward};
+use acclimate_core::{
+    Adapter, Affine, Fields, Here, Method, PeftForm, PeftTensor, PeftType, Result, Rng, Site, SiteKind, WeightAdapter,
+    matches,
+};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use std::sync::Arc;
 
 /// Rescales keys, values and the inner states of feed-forward blocks by trained vectors.
 ///
@@ -89,6 +95,31 @@ impl WeightAdapter for Ia3 {
     fn count(&self, site: &Site) -> usize {
         if self.scales_input(site) { site.input / window(site) } else { site.out }
     }
+
+    fn peft(&self, sites: &[Site]) -> Option<PeftForm> {
+        let inner: Vec<&str> = sites.iter().filter(|site| self.scales_input(site)).map(|site| &*site.name).collect();
+        let settings = Map::from_iter([
+            ("feedforward_modules".to_owned(), json!(inner)),
+            ("fan_in_fan_out".to_owned(), json!(false)),
+            ("init_ia3_weights".to_owned(), json!(true)),
+        ]);
+        let shape = |site: &Site| match (site.kind, self.scales_input(site)) {
+            (SiteKind::Conv { .. }, _) => vec![1, self.count(site), 1, 1],
+            (_, true) => vec![1, site.input],
+            (_, false) => vec![site.out, 1],
+        };
+        let sites = sites.iter().map(|site| vec![PeftTensor::new("scale", READER.mark, shape(site))]).collect();
+        Some(PeftForm::Type(PeftType { name: READER.name, settings, own_bias: None, sites, shared: vec![] }))
+    }
+}
+
+/// What folders of type `IA3` mean.
+pub(crate) const READER: Reader = Reader { name: "IA3", mark: "ia3_l", refused: &[], build: read };
+
+fn read(config: &Config<'_>, modules: &[Module<'_>]) -> Result<Adapter> {
+    let inner = feedforward(config)?;
+    let inner = modules.iter().filter(|module| inner(module.name)).map(|module| module.site.name.clone());
+    Ok(Adapter::Weight(Arc::new(Ia3 { input_targets: inner.collect() })))
 }
 
 impl Ia3 {

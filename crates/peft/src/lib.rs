@@ -1,7 +1,9 @@
 //! Parameter-efficient fine-tuning: methods that change a frozen model by training a few numbers beside it.
 //!
-//! [`build`] makes a method from its name and a recipe's table, [`place`] puts it at its sites.
+//! [`build`] makes a method from its name and a recipe's table, [`place`] puts it at its sites, [`load`] reads a patch folder, also one of
+//! the `peft` package.
 mod draw;
+mod folder;
 mod full;
 mod houlsby;
 mod hra;
@@ -12,16 +14,19 @@ mod vera;
 
 use acclimate_core::{Adapter, AnyActivation, AnyWeight, Card, Error, Result, find, methods};
 
+pub use folder::{Examined, Finding, Level, examine, load};
 pub use full::{BITFIT, NORM_TUNING};
 pub use houlsby::Activation;
+pub use lora::DORA;
 pub use place::place;
 
 methods! {
     /// Methods that change weights.
     pub static WEIGHT: dyn AnyWeight = [full::Full, hra::Hra, ia3::Ia3, lora::Lora, vera::Vera]
         presets [
-            full::BITFIT = full::Full { "weights = false" },
-            full::NORM_TUNING = full::Full { "weights = true", "biases = true" },
+            full::BITFIT = full::Full { "weights = false" } [""],
+            full::NORM_TUNING = full::Full { "weights = true", "biases = true" } [""],
+            lora::DORA = lora::Lora { "decomposed = true" } ["rank = 2", "rank = 3\nalpha = 4.0\ndropout = 0.3"],
         ];
 }
 

@@ -1,7 +1,12 @@
 use crate::draw;
-use acclimate_core::{Affine, Fields, Here, Method, Result, Rng, Site, WeightAdapter};
+use crate::folder::{Config, Module, Reader};
+use acclimate_core::{
+    Adapter, Affine, Fields, Here, Method, PeftForm, PeftTensor, PeftType, Result, Rng, Site, SiteKind, WeightAdapter,
+};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use std::sync::Arc;
 
 /// Shares one random pair of thin matrices over all sites and trains two scaling vectors at each.
 ///
@@ -19,7 +24,8 @@ use serde::{Deserialize, Serialize};
 /// rank until the patch is merged. Rates are about ten times those of LoRA. When much must be learned, LoRA is better.
 ///
 /// # Differences
-/// The pair is stored with the patch in place of its seed, so a file outlives any change of random streams. Convolutions are adapted through their
+/// The pair is stored with the patch, so a file outlives any change of random streams; it is drawn as the `peft` package draws it, which up
+/// to 0.17.1 at least draws it again and passes over the stored one. Convolutions are adapted through their
 /// flattened kernels; the `peft` package takes linear sites only.
 ///
 /// # Example
@@ -53,11 +59,14 @@ pub struct Vera {
     /// Probability with which the added path drops an input in training.
     #[method(min = 0, max = 0.9)]
     pub dropout: f64,
+    /// Names the stream that the pair is drawn from, whatever the run's seed.
+    #[method(min = 0)]
+    pub projection_seed: u32,
 }
 
 impl Default for Vera {
     fn default() -> Self {
-        Self { rank: 256, d_init: 0.1, dropout: 0.0 }
+        Self { rank: 256, d_init: 0.1, dropout: 0.0, projection_seed: 0 }
     }
 }
 
@@ -89,12 +98,12 @@ impl WeightAdapter for Vera {
         self.dropout
     }
 
-    fn share(&self, sites: &[Site], like: (DType, Device), rng: &mut Rng) -> Result<VeraShared> {
-        let widest = |width: fn(&Site) -> usize| sites.iter().map(width).max().unwrap_or(0);
-        let (input, out) = (widest(|site| site.input), widest(|site| site.out));
-        let bound = |fan_in: usize| (6.0 / fan_in as f64).sqrt();
-        let a = draw::uniform([self.rank, input], bound(input), &like, rng);
-        Ok(VeraShared { a, b: draw::uniform([out, self.rank], bound(self.rank), &like, rng) })
+    fn share(&self, sites: &[Site], like: (DType, Device), _: &mut Rng) -> Result<VeraShared> {
+        let [out, input] = widest(sites);
+        let mut stream = draw::Mersenne::new(self.projection_seed);
+        let bound = |fan_in: usize| 3f64.sqrt() * (2f64.sqrt() / (fan_in as f64).sqrt());
+        let a = stream.uniform([self.rank, input], bound(input), &like);
+        Ok(VeraShared { a, b: stream.uniform([out, self.rank], bound(self.rank), &like) })
     }
 
     fn init(&self, base: &Affine, _: &Here<'_, VeraShared>, _: &mut Rng) -> Result<VeraParams> {
@@ -117,6 +126,49 @@ impl WeightAdapter for Vera {
     fn count(&self, site: &Site) -> usize {
         site.out + self.rank
     }
+
+    fn peft(&self, sites: &[Site]) -> Option<PeftForm> {
+        if sites.iter().any(|site| site.kind != SiteKind::Linear) {
+            return None;
+        }
+        let settings = Map::from_iter([
+            ("r".to_owned(), json!(self.rank)),
+            ("d_initial".to_owned(), json!(self.d_init)),
+            ("vera_dropout".to_owned(), json!(self.dropout)),
+            ("projection_prng_key".to_owned(), json!(self.projection_seed)),
+            ("save_projection".to_owned(), json!(true)),
+            ("fan_in_fan_out".to_owned(), json!(false)),
+            ("init_weights".to_owned(), json!(true)),
+        ]);
+        let tensors = |site: &Site| {
+            vec![PeftTensor::new("d", "vera_lambda_d", [self.rank]), PeftTensor::new("b", "vera_lambda_b", [site.out])]
+        };
+        let [out, input] = widest(sites);
+        let shared =
+            vec![PeftTensor::new("a", "vera_A", [self.rank, input]), PeftTensor::new("b", "vera_B", [out, self.rank])];
+        let (sites, own_bias) = (sites.iter().map(tensors).collect(), Some("vera_only"));
+        Some(PeftForm::Type(PeftType { name: READER.name, settings, own_bias, sites, shared }))
+    }
+}
+
+/// The largest output and input among sites.
+fn widest(sites: &[Site]) -> [usize; 2] {
+    let widest = |width: fn(&Site) -> usize| sites.iter().map(width).max().unwrap_or(0);
+    [widest(|site| site.out), widest(|site| site.input)]
+}
+
+/// What folders of type `VERA` mean.
+pub(crate) const READER: Reader = Reader { name: "VERA", mark: "vera_lambda", refused: &[], build: read };
+
+fn read(config: &Config<'_>, _: &[Module<'_>]) -> Result<Adapter> {
+    let vera = Vera {
+        rank: config.usize("r", 256)?,
+        d_init: config.f64("d_initial", 0.1)?,
+        dropout: config.f64("vera_dropout", 0.0)?,
+        projection_seed: config.usize("projection_prng_key", 0)? as u32,
+    };
+    vera.check()?;
+    Ok(Adapter::Weight(Arc::new(vera)))
 }
 
 impl VeraShared {
@@ -130,7 +182,19 @@ impl VeraShared {
 mod tests {
     use super::*;
     use crate::{Lora, lora::LoraParams};
-    use acclimate_core::SiteKind;
+    use acclimate_core::{AnyTensor, SiteKind};
+
+    #[test]
+    fn the_pair_is_that_of_the_peft_package() {
+        // What `_kaiming_init` of peft 0.17.1 draws from key 3 for a pair of [2, 5] and [7, 2].
+        let site = Site { name: "s".to_owned(), kind: SiteKind::Linear, out: 7, input: 5, bias: false };
+        let vera = Vera { rank: 2, projection_seed: 3, ..Vera::default() };
+        let like = (DType::F32, Device::flex());
+        let pair = vera.share(std::slice::from_ref(&site), like, &mut Rng::new(0, "test", 0)).unwrap();
+        let numbers = |tensor: Tensor<2>| AnyTensor::from(tensor).to_f32s();
+        assert_eq!(numbers(pair.a)[..4], [-1.0861043, -0.8641543, -0.46919563, -1.0363901]);
+        assert_eq!(numbers(pair.b)[10..], [0.51376235, -0.98810816, 1.5564381, -1.6901051]);
+    }
 
     #[test]
     fn it_is_lora_with_scaled_factors() {
@@ -145,7 +209,8 @@ mod tests {
         let lora = Lora { rank: 2, alpha: 2.0, ..Lora::default() };
         let a = shared.a.clone() * p.d.clone().reshape([2, 1]);
         let b = shared.b.clone() * p.b.clone().reshape([4, 1]);
-        let theirs = lora.weight(&base, &LoraParams { a, b }, &Here { site: &site, shared: &(), mask: None }).unwrap();
+        let theirs =
+            lora.weight(&base, &LoraParams { a, b, m: None }, &Here { site: &site, shared: &(), mask: None }).unwrap();
         let ours = vera.weight(&base, &p, &Here { site: &site, shared: &shared, mask: None }).unwrap();
         assert!((ours.dense() - theirs.dense()).abs().max().into_scalar::<f64>() < 1e-14);
     }

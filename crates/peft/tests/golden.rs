@@ -126,7 +126,7 @@ fn run(case: &Value, adapter: Adapter, close: &dyn Fn(&str, Vec<f64>, &Value)) {
         let name = format!("layer.{part}.{field}");
         // Weights are matrices here: a norm's scale is [out, 1] and a convolution's factors are flattened.
         let ours = match patch.params.any(&name).map(AnyTensor::shape).as_deref() {
-            Some(&[_]) => given,
+            Some(&[length]) => given.reshaped(&[length]),
             _ => {
                 let rows = given.shape()[0];
                 AnyTensor::from_f64s(numbers(value), &[rows, given.count() / rows], DType::F64, &Device::flex())

@@ -45,16 +45,24 @@ fn norm_tuning_goes_to_batch_norms() {
 #[test]
 fn a_word_passes_over_sites_that_do_not_fit() {
     let model = tiny::bert(1, DType::F32);
-    let patch = placed(&model, "lora", word("all")).unwrap();
+    let patch = placed(&model, "hra", word("all")).unwrap();
     assert_eq!(patch.parts()[0].sites, Targets::Word("linear".to_owned()).select(model.sites()).unwrap());
+}
+
+#[test]
+fn lora_stands_at_tables_large_enough_for_its_rank() {
+    let model = tiny::bert(1, DType::F32);
+    let patch = placed(&model, "lora", word("embedding")).unwrap();
+    let names: Vec<&str> = patch.parts()[0].sites.iter().map(|site| site.name.as_str()).collect();
+    assert_eq!(names, ["embeddings.word_embeddings", "embeddings.position_embeddings"]);
 }
 
 #[test]
 fn a_named_site_must_fit() {
     let model = tiny::bert(1, DType::F32);
     let targets = Targets::Names(vec!["query".to_owned(), "word_embeddings".to_owned()]);
-    let error = placed(&model, "lora", Some(targets)).unwrap_err().to_string();
-    assert!(error.starts_with("lora cannot stand at `embeddings.word_embeddings`"), "{error}");
+    let error = placed(&model, "hra", Some(targets)).unwrap_err().to_string();
+    assert!(error.starts_with("hra cannot stand at `embeddings.word_embeddings`"), "{error}");
 }
 
 #[test]

@@ -73,7 +73,9 @@ pub(super) fn beside_weights(folder: &Path) -> Result<Vec<(PathBuf, Beside)>> {
 pub(super) fn beside_gguf(gguf: &Gguf) -> Result<Vec<(PathBuf, Beside)>> {
     // How long rows may be is no part of a tokenizer.json.
     const LENGTH: usize = 512;
-    let text = |json: &Value| Ok(serde_json::to_string_pretty(json).map_err(|e| Error::Other(e.to_string()))? + "\n");
+    let text = |json: &Value| -> Result<String> {
+        Ok(serde_json::to_string_pretty(json).map_err(|e| Error::Other(e.to_string()))? + "\n")
+    };
     let own = gguf.file().with_file_name("tokenizer.json");
     let tokenizer =
         if own.exists() { Tokenizer::from_file(&own, LENGTH)? } else { Tokenizer::from_gguf(gguf, LENGTH)? };

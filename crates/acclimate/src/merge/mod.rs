@@ -9,13 +9,13 @@ pub use drift::{Change, Drift, TensorDrift, Untouched};
 pub use folder::check_out;
 pub use outputs::OutputDrift;
 
-use crate::saved::{SAVED, Saved, patch_folder};
+use crate::saved::{SAVED, Saved, base_of, patch_folder};
 use acclimate_core::{
     AnyTensor, Checkpoint, Error, Gguf, Patch, Result, Site, Stored, StoredTensor, TensorWriter, affine_of, decode,
     encode, write_whole,
 };
 use acclimate_data::{Assets, Source};
-use acclimate_models::{Base, checkpoint, gguf_file, load, load_gguf};
+use acclimate_models::{Base, checkpoint, gguf_file, load, load_gguf, outline};
 use burn::tensor::Device;
 use drift::{Sums, share};
 use folder::{Beside, Partial, beside_gguf, beside_weights};
@@ -100,13 +100,17 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Opens a run folder or a patch folder and the model it was tuned on. `model` replaces the name the patch was saved with.
+    /// Opens a run folder or a patch folder, also one of the `peft` package, and the model it was tuned on. `model` replaces the name the
+    /// patch was saved with.
     ///
     /// # Errors
     /// A folder without a patch, a model that is gone, and those of [`Merge::new`].
     pub fn open(run: &Path, model: Option<&str>, precision: Precision, offline: bool) -> Result<Self> {
         let folder = patch_folder(run);
         let file = folder.join(SAVED);
+        if !file.exists() {
+            return Self::without_task(&folder, model, precision, offline);
+        }
         let saved = Saved::read(&file)?;
         let patch = Patch::load(&folder, &Device::flex(), &acclimate_peft::build)?;
         let place = Source::parse(model.unwrap_or(&saved.model))?.resolve(&Assets::open(offline)?)?;
@@ -119,6 +123,25 @@ impl Merge {
             ));
         }
         Ok(merge)
+    }
+
+    /// A folder that holds a patch alone. Names in one of the `peft` package are understood beside those of the model.
+    fn without_task(folder: &Path, model: Option<&str>, precision: Precision, offline: bool) -> Result<Self> {
+        let config = folder.join("adapter_config.json");
+        if !config.exists() {
+            return Err(Error::Other(format!("{}: holds no patch; name a run or patch folder", folder.display())));
+        }
+        let Some(name) = model.map(str::to_owned).or_else(|| base_of(folder)) else {
+            return Err(Error::format(config, "names no base model; name it with `--model`"));
+        };
+        let place = Source::parse(&name)?.resolve(&Assets::open(offline)?)?;
+        let model = match gguf_file(&place)? {
+            Some(_) => load(&place, Base::Packed, &Device::flex())?,
+            None => outline(&place)?,
+        };
+        let patch = acclimate_peft::load(folder, model.as_ref())?;
+        drop(model);
+        Self::new(patch, &place, Base::Packed, precision)
     }
 
     /// A patch and the model of a folder or GGUF file that it was made for. `how` says how the patch knows what such a file has packed.
