@@ -1,7 +1,7 @@
 //! Kills: commands of the program are ended without warning at random moments, again and again. What they leave must be readable,
 //! lose at most one step, and end as one that nothing disturbed.
 use crate::{files, read, write};
-use acclimate::core::{Model, Rng, read_safetensors, write_safetensors};
+use acclimate::core::{AnyTensor, Model, Patch, Rng, read_safetensors, write_safetensors};
 use acclimate::models::tiny;
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{DType, Device};
@@ -42,7 +42,11 @@ fn cases(plan: Plan) -> Vec<Case> {
         "tune --model model --data rows.csv --out run --epochs {epochs} --max-length 16 --gate.folds 2 --valid-share 0.2 \
          --adapter.dropout 0.1 --optim.growth-rate 1.02 --checkpoint-steps 1 --progress 0"
     );
-    vec![Case { name: "tune", args: tune, out: "run", goes_on: true }]
+    let merge = "merge --run patch --model model --out merged --offline".to_owned();
+    vec![
+        Case { name: "tune", args: tune, out: "run", goes_on: true },
+        Case { name: "merge", args: merge, out: "merged", goes_on: false },
+    ]
 }
 
 /// What happened.
@@ -90,7 +94,7 @@ pub fn run(program: &Path, plan: Plan, mut say: impl FnMut(&str)) -> Result<Tall
     Ok(tally)
 }
 
-/// A tiny model that reads words, and rows for it.
+/// A tiny model that reads words, rows for it, and a patch for it.
 fn prepare(place: &Path) -> Result<()> {
     let model = place.join("model");
     let (bert, file) = (tiny::bert(1, DType::F32), model.join("model.safetensors"));
@@ -106,6 +110,10 @@ fn prepare(place: &Path) -> Result<()> {
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
     });
     write(&model.join("tokenizer.json"), &tokenizer.to_string())?;
+    let (mut patch, lora) = (Patch::new(), acclimate::peft::build("lora", &"rank = 2".parse()?)?);
+    acclimate::peft::place(&mut patch, &bert, "lora", lora, None, &mut Rng::new(0, "patch", 0))?;
+    patch.params = patch.params.map(|_, tensor| AnyTensor::from_elements(tensor.elements() + 0.1));
+    patch.save(&place.join("patch"))?;
     let row = |n: usize| format!("{} {},{}\n", words[6 + n % 3], words[2 + n % 4], ["yes", "no"][n % 2]);
     write(&place.join("rows.csv"), &format!("text,label\n{}", (0..96).map(row).collect::<String>()))
 }

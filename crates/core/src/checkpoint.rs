@@ -313,7 +313,12 @@ impl TensorWriter {
         let bad = |e: String| Error::format(path, e);
         let header = Metadata::new(Some(entries).filter(|entries| !entries.is_empty()), infos);
         let mut header =
-            serde_json::to_vec(&header.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
+            serde_json::to_value(&header.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
+        // The library keeps text entries in a hash map: the same file shall have the same bytes.
+        if let Some(entries) = header.get_mut("__metadata__").and_then(serde_json::Value::as_object_mut) {
+            entries.sort_keys();
+        }
+        let mut header = header.to_string().into_bytes();
         // As the format's own library does: the data begin at a multiple of eight.
         header.resize(header.len().next_multiple_of(8), b' ');
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
