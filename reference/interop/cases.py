@@ -343,6 +343,8 @@ def refused():
     yield "bert", "shape", lora(QV), "layer.1.attention.self.query", {"edit": turned}
     saved = lora(["q_proj"], modules_to_save=["lm_head"])
     yield "llama", "saved_missing", saved, "lm_head", {"edit": drop("lm_head.weight")}
+    saved, end = lora(QV, modules_to_save=["LayerNorm"]), "encoder.layer.0.output.LayerNorm"
+    yield "bert", "saved_bias_missing", saved, end, {"edit": drop(f"{end}.bias")}
     yield "bert", "dora_embedding", lora(["word_embeddings"], use_dora=True), "word_embeddings"
     yield "bert", "inner_folder", lora(QV), "other", {"edit": nest}
     # Above the head's three outputs.

@@ -4,6 +4,7 @@
 //! `xtask/interop.toml`), `kept/` (what the package has no form for) and `report.json`, which has the texts of refusals.
 use crate::{golden, read, write};
 use acclimate::core::{AnyTensor, Error, Inputs, Model, Params, Pass, Patch, Rng, Targets, Tokens, find};
+use acclimate::merge::{Merge, Precision};
 use acclimate::models::Base;
 use acclimate::optim::{Host, HostSettings, METHODS};
 use acclimate_data::Assets;
@@ -93,17 +94,21 @@ struct Row {
     case: String,
     /// Largest difference over the largest value, with the adapter beside the model.
     difference: Option<f64>,
-    /// The same with the adapter merged into the weights.
+    /// The same with the adapter merged into the weights, by the side that reads.
     merged: Option<f64>,
+    /// The same with the checkpoint that `acclimate merge` writes; not of GGUF files, whose checkpoints are large.
+    written: Option<f64>,
     holds: bool,
     /// What was found, in words.
     found: String,
 }
 
 /// What running a case found; an error of the case itself is a row of the table too.
+#[derive(Default)]
 struct Found {
     difference: Option<f64>,
     merged: Option<f64>,
+    written: Option<f64>,
     found: String,
 }
 
@@ -133,13 +138,17 @@ pub fn peft(root: &Path, work: &Path, names: &[String], mut say: impl FnMut(&str
     let cases: Vec<&Own> =
         own.case.iter().filter(|own| wanted(&own.model, &own.name) && models.has(&own.model)).collect();
     ensure!(!rows.is_empty() || !cases.is_empty(), "no case is named {}", names.join(" or "));
+    let mut checkpoints = BTreeMap::new();
     for own in &cases {
         let parent = work.join(if own.kept { "kept" } else { "from_acclimate" });
         let found = match write_ours(&mut models, own, &parent.join(format!("{}-{}", own.model, own.name))) {
-            Ok(()) if own.kept => {
-                Ok(Found { difference: None, merged: None, found: "kept in our own form".to_owned() })
+            Ok(written) if own.kept => {
+                Ok(Found { written, found: "kept in our own form".to_owned(), ..Found::default() })
             }
-            Ok(()) => continue,
+            Ok(written) => {
+                checkpoints.insert((own.model.clone(), own.name.clone()), written);
+                continue;
+            }
             Err(error) => Err(error),
         };
         rows.push(row("acclimate", &own.model, &own.name, found));
@@ -148,7 +157,8 @@ pub fn peft(root: &Path, work: &Path, names: &[String], mut say: impl FnMut(&str
     for line in answers.lines() {
         let checked: Checked = serde_json::from_str(line).with_context(|| format!("{SCRIPT} said {line}"))?;
         let (model, case) = (checked.model.clone(), checked.case.clone());
-        rows.push(row("acclimate", &model, &case, judge(checked)));
+        let written = checkpoints.get(&(model.clone(), case.clone())).copied().flatten();
+        rows.push(row("acclimate", &model, &case, judge(checked).map(|found| Found { written, ..found })));
     }
     write(&work.join("report.json"), &(serde_json::to_string_pretty(&rows)? + "\n"))?;
     table(&rows, &mut say);
@@ -160,25 +170,29 @@ pub fn peft(root: &Path, work: &Path, names: &[String], mut say: impl FnMut(&str
 
 fn row(from: &'static str, model: &str, case: &str, found: Result<Found>) -> Row {
     let holds = found.is_ok();
-    let Found { difference, merged, found } =
-        found.unwrap_or_else(|error| Found { difference: None, merged: None, found: format!("{error:#}") });
-    Row { from, model: model.to_owned(), case: case.to_owned(), difference, merged, holds, found }
+    let Found { difference, merged, written, found } =
+        found.unwrap_or_else(|error| Found { found: format!("{error:#}"), ..Found::default() });
+    Row { from, model: model.to_owned(), case: case.to_owned(), difference, merged, written, holds, found }
 }
 
 fn table(rows: &[Row], say: &mut impl FnMut(&str)) {
     let figure = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), |x| format!("{x:.1e}"));
-    say(&format!("{:<10} {:<11} {:<24} {:>10} {:>8}  verdict", "written by", "model", "case", "difference", "merged"));
+    let line = |[from, model, case, difference, merged, written, verdict]: [&str; 7]| {
+        format!("{from:<10} {model:<11} {case:<24} {difference:>10} {merged:>8} {written:>8}  {verdict}")
+    };
+    say(&line(["written by", "model", "case", "difference", "merged", "on disk", "verdict"]));
     for row in rows {
         let verdict = match (row.holds, row.difference) {
             (false, _) => format!("DOES NOT HOLD: {}", row.found),
             (true, Some(_)) => "agrees".to_owned(),
             (true, None) => row.found.split(':').next().unwrap_or_default().to_owned(),
         };
-        let (difference, merged) = (figure(row.difference), figure(row.merged));
-        say(&format!("{:<10} {:<11} {:<24} {difference:>10} {merged:>8}  {verdict}", row.from, row.model, row.case));
+        let [difference, merged, written] = [row.difference, row.merged, row.written].map(figure);
+        say(&line([row.from, &row.model, &row.case, &difference, &merged, &written, &verdict]));
     }
     let agree = rows.iter().filter(|row| row.holds && row.difference.is_some());
-    let worst = agree.clone().flat_map(|row| [row.difference, row.merged]).flatten().fold(0.0, f64::max);
+    let figures = agree.clone().flat_map(|row| [row.difference, row.merged, row.written]);
+    let worst = figures.flatten().fold(0.0, f64::max);
     say(&format!(
         "{} cases: {} agree (largest difference {worst:.1e}), {} are refused or kept as they should be, {} do not hold",
         rows.len(),
@@ -207,11 +221,14 @@ impl Bases {
         !PUBLISHED.contains(&name) || self.places.contains_key(name)
     }
 
+    fn place(&self, name: &str) -> PathBuf {
+        self.places.get(name).cloned().unwrap_or_else(|| self.work.join("models").join(name))
+    }
+
     /// A model, its numbers unpacked: the package sees it so.
     fn get(&mut self, name: &str) -> Result<&dyn Model> {
         if !self.read.contains_key(name) {
-            let place = self.places.get(name).cloned().unwrap_or_else(|| self.work.join("models").join(name));
-            let model = acclimate::models::load(&place, Base::Dense, &Device::flex())?;
+            let model = acclimate::models::load(&self.place(name), Base::Dense, &Device::flex())?;
             self.read.insert(name.to_owned(), model);
         }
         Ok(self.read[name].as_ref())
@@ -220,6 +237,7 @@ impl Bases {
 
 /// A folder of the package: it must work here, or be refused in a way that helps.
 fn read_theirs(models: &mut Bases, case: &Theirs, folder: &Path) -> Result<Found> {
+    let place = models.place(&case.model);
     let model = models.get(&case.model)?;
     let loaded = acclimate::peft::load(folder, model);
     if matches!(case.expect, Expect::Refused) {
@@ -227,7 +245,7 @@ fn read_theirs(models: &mut Bases, case: &Theirs, folder: &Path) -> Result<Found
         let text = error.to_string();
         ensure!(text.contains(&case.word), "refused without naming `{}`: {text}", case.word);
         ensure!(offers_a_way_out(&error), "refused without a way out: {text}");
-        return Ok(Found { difference: None, merged: None, found: format!("refused: {text}") });
+        return Ok(Found { found: format!("refused: {text}"), ..Found::default() });
     }
     let patch = loaded?;
     let io = tensors(&folder.join("io.safetensors"))?;
@@ -240,7 +258,24 @@ fn read_theirs(models: &mut Bases, case: &Theirs, folder: &Path) -> Result<Found
     let merged = model.with_weights(patch.merge(model)?)?;
     let merged = difference(&answer(merged.as_ref(), &inputs, &Pass::bare())?, &theirs);
     ensure!(merged <= BOUND, "outputs of the merged model differ by {merged:.1e}");
-    Ok(Found { difference: Some(found), merged: Some(merged), found: "agrees".to_owned() })
+    let written = on_disk(folder, &place, &inputs, &theirs)?;
+    Ok(Found { difference: Some(found), merged: Some(merged), written, found: "agrees".to_owned() })
+}
+
+/// How far outputs of the checkpoint that `acclimate merge` writes are from those with the adapter; nothing where the model is a GGUF file.
+fn on_disk(folder: &Path, place: &Path, inputs: &Inputs, adapted: &Tensor<2>) -> Result<Option<f64>> {
+    if !place.join("config.json").is_file() {
+        return Ok(None);
+    }
+    let out = tempfile::tempdir()?;
+    let out = out.path().join("merged");
+    let name = place.to_str().context("the work folder's name is no text")?;
+    let merge = Merge::open(folder, Some(name), Precision::Keep, true)?;
+    merge.write(&out, &merge.drift()?)?;
+    let model = acclimate::models::load(&out, Base::Dense, &Device::flex())?;
+    let found = difference(&answer(model.as_ref(), inputs, &Pass::bare())?, adapted);
+    ensure!(found <= BOUND, "outputs of the merged checkpoint differ by {found:.1e}");
+    Ok(Some(found))
 }
 
 /// Errors tell a way out after a semicolon; what is missing or misshapen is told by the names and shapes themselves.
@@ -248,8 +283,9 @@ fn offers_a_way_out(error: &Error) -> bool {
     matches!(error, Error::Io { .. } | Error::Shape { .. }) || error.to_string().contains("; ")
 }
 
-/// Trains and writes a patch, and reads it back.
-fn write_ours(models: &mut Bases, own: &Own, folder: &Path) -> Result<()> {
+/// Trains and writes a patch, reads it back and merges it; how far outputs of the merged checkpoint are.
+fn write_ours(models: &mut Bases, own: &Own, folder: &Path) -> Result<Option<f64>> {
+    let place = models.place(&own.model);
     let model = models.get(&own.model)?;
     let mut patch = Patch::new();
     let mut rng = Rng::new(7, "interop", 0);
@@ -275,10 +311,13 @@ fn write_ours(models: &mut Bases, own: &Own, folder: &Path) -> Result<()> {
         let read = difference(&answer(model, &inputs, &Pass::new(&plain))?, &adapted);
         ensure!(read <= BOUND, "read as a folder of the package, outputs differ by {read:.1e}");
     }
+    let mergeable = patch.merge(model).is_ok();
+    let written = if mergeable { on_disk(folder, &place, &inputs, &adapted)? } else { None };
     // The package looks at folders with inputs and outputs: at those that hold here.
     let mut io = given;
     io.insert("adapted", adapted);
-    Ok(acclimate::core::write_safetensors(&folder.join("io.safetensors"), &io, BTreeMap::new())?)
+    acclimate::core::write_safetensors(&folder.join("io.safetensors"), &io, BTreeMap::new())?;
+    Ok(written)
 }
 
 /// A folder of ours read as if the package had written it: without the entry that tells what the patch is made of.
@@ -325,7 +364,7 @@ fn judge(checked: Checked) -> Result<Found> {
     ensure!(checked.change >= LEAST_CHANGE, "the patch changes outputs by {:.1e} only", checked.change);
     ensure!(difference <= BOUND, "outputs differ by {difference:.1e}");
     ensure!(merged <= BOUND, "outputs of the merged model differ by {merged:.1e}");
-    Ok(Found { difference: Some(difference), merged: Some(merged), found: "agrees".to_owned() })
+    Ok(Found { difference: Some(difference), merged: Some(merged), written: None, found: "agrees".to_owned() })
 }
 
 /// States, scores of the vocabulary or logits: one row for each position or image, zero at padding.

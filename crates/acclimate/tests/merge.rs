@@ -434,6 +434,29 @@ impl WeightAdapter for Shift {
     }
 }
 
+/// A folder as the `peft` package writes it for an output matrix: the matrix itself stands beside its factors.
+fn with_base_layer(place: &Place, factor: f64) -> Result<Merge> {
+    let folder = place.path("adapter");
+    patched(place.model.as_ref(), &[("lora", "rank = 2", "lm_head")]).save(&folder).unwrap();
+    let file = folder.join("adapter_model.safetensors");
+    let (mut tensors, matrix) = (read(&file), place.model.weights().any("lm_head.weight").unwrap());
+    let repeated = AnyTensor::from_elements(matrix.elements() * factor);
+    tensors.insert("base_model.model.lm_head.base_layer.weight", repeated);
+    // Without the entry that tells that acclimate has written it.
+    write_safetensors(&file, &tensors, BTreeMap::new()).unwrap();
+    Merge::open(&folder, place.path("model").to_str(), Precision::Keep, true)
+}
+
+#[test]
+fn a_folder_of_peft_may_repeat_tensors_of_the_model_and_no_others() {
+    let place = Place::llama(DType::F32);
+    let merge = with_base_layer(&place, 1.0).unwrap();
+    let drift = merge.drift().unwrap();
+    assert_eq!(drift.tensors.iter().map(|drift| drift.tensor.as_str()).collect::<Vec<_>>(), ["lm_head.weight"]);
+    let error = with_base_layer(&place, 2.0).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.base_layer.weight") && error.contains("differs from the model's"), "{error}");
+}
+
 #[test]
 fn a_bias_that_the_checkpoint_has_no_place_for_is_refused() {
     let (place, bert) = (Place::llama(DType::F32), Place::bert(DType::F32));

@@ -76,19 +76,19 @@ impl AnyTensor {
         Self(self.0.zeros_like())
     }
 
-    /// Zeros of a shape that take the memory of one number.
+    /// A shape alone: every number is none, and all together take the memory of one.
     ///
     /// # Panics
     /// As [`AnyTensor::from_f64s`].
     pub fn outline(shape: &[usize], dtype: DType, device: &Device) -> Self {
-        let zero = Tensor::<1>::zeros([1], (device, dtype));
+        let none = Tensor::<1>::full([1], f64::NAN, (device, dtype));
         match *shape {
-            [] => zero.into(),
-            [a] => zero.expand([a]).into(),
-            [a, b] => zero.reshape([1, 1]).expand([a, b]).into(),
-            [a, b, c] => zero.reshape([1, 1, 1]).expand([a, b, c]).into(),
-            [a, b, c, d] => zero.reshape([1, 1, 1, 1]).expand([a, b, c, d]).into(),
-            [a, b, c, d, e] => zero.reshape([1, 1, 1, 1, 1]).expand([a, b, c, d, e]).into(),
+            [] => none.into(),
+            [a] => none.expand([a]).into(),
+            [a, b] => none.reshape([1, 1]).expand([a, b]).into(),
+            [a, b, c] => none.reshape([1, 1, 1]).expand([a, b, c]).into(),
+            [a, b, c, d] => none.reshape([1, 1, 1, 1]).expand([a, b, c, d]).into(),
+            [a, b, c, d, e] => none.reshape([1, 1, 1, 1, 1]).expand([a, b, c, d, e]).into(),
             _ => panic!("tensors of rank 1 to 5 are supported, got shape {shape:?}"),
         }
     }

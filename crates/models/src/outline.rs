@@ -3,8 +3,8 @@ use acclimate_core::{AnyTensor, Error, Inputs, Model, Outputs, Params, Pass, Res
 use burn::tensor::{DType, Device};
 use std::path::Path;
 
-/// The model of a folder with `config.json`, without its numbers: names, shapes and sites are its own, every weight reads as zero, and the
-/// memory is that of a few numbers. It tells what a patch would stand at; it computes nothing.
+/// The model of a folder with `config.json`, without its numbers: names, shapes and sites are its own, every number reads as none, so that
+/// it equals no other and cannot pass for one, and the memory is that of a few. It tells what a patch would stand at; it computes nothing.
 ///
 /// # Errors
 /// As [`crate::load`].

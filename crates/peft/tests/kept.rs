@@ -59,6 +59,16 @@ fn ends_of_names_are_kept_without_a_dot_before_them() {
 }
 
 #[test]
+fn a_kept_module_without_all_its_tensors_is_refused() {
+    let model = tiny::bert(1, DType::F32);
+    let name = "encoder.layer.0.output.LayerNorm";
+    let weight = format!("{name}.weight");
+    let kept = [(weight.as_str(), own(model.weights(), &weight, 2.0))];
+    let error = with_kept(&model, "query", &["layer.0.output.LayerNorm"], &kept).unwrap_err().to_string();
+    assert!(error.contains(name) && error.contains("no `bias`"), "{error}");
+}
+
+#[test]
 fn a_tied_table_kept_whole_is_refused() {
     let config = LlamaConfig { tie_word_embeddings: true, ..tiny::llama_config() };
     let model = tiny::llama_with(config, 1, DType::F32);

@@ -135,12 +135,12 @@ impl Merge {
             return Err(Error::format(config, "names no base model; name it with `--model`"));
         };
         let place = Source::parse(&name)?.resolve(&Assets::open(offline)?)?;
-        let model = match gguf_file(&place)? {
-            Some(_) => load(&place, Base::Packed, &Device::flex())?,
-            None => outline(&place)?,
+        let whole = || acclimate_peft::load(folder, load(&place, Base::Packed, &Device::flex())?.as_ref());
+        let patch = match gguf_file(&place)? {
+            Some(_) => whole()?,
+            // An outline equals none of the model's tensors that the folder repeats: then the model itself is asked.
+            None => acclimate_peft::load(folder, outline(&place)?.as_ref()).or_else(|_| whole())?,
         };
-        let patch = acclimate_peft::load(folder, model.as_ref())?;
-        drop(model);
         Self::new(patch, &place, Base::Packed, precision)
     }
 

@@ -422,6 +422,15 @@ impl<'a> Reading<'a> {
                 self.tensor("changed_base", what, remedy);
             }
         }
+        for Whole { site, tensors } in &whole {
+            for field in if site.bias { &["weight", "bias"][..] } else { &["weight"] } {
+                if !tensors.iter().any(|(given, _)| given == field) {
+                    let name = renaming.to_theirs(&site.name);
+                    let what = format!("`modules_to_save` keeps `{name}`, and the file has no `{field}` for it");
+                    self.tensor("missing_tensor", what, "the file is incomplete; save the adapter again");
+                }
+            }
+        }
         let at = |whole: &Whole<'_>| self.model.sites().iter().position(|other| other.name == whole.site.name);
         whole.sort_by_key(at);
         biases.sort_by_key(at);
