@@ -188,7 +188,7 @@ fn a_run_becomes_a_plain_checkpoint() {
         assert!(error(&output).starts_with("error: full.partial/model.safetensors: "), "{}", error(&output));
         assert_eq!(place.files(), before);
     }
-    place.refused("merge --run nowhere --out other", 1, &["nowhere/acclimate.json"]);
+    place.refused("merge --run nowhere --out other", 1, &["nowhere: holds no patch"]);
     place.refused("merge --run run --out other --model merged", 1, &["was made for a model", "tune anew"]);
 }
 
