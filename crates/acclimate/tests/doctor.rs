@@ -81,12 +81,17 @@ fn first(findings: &[Finding], code: &str, level: Level, says: &str) {
     assert!(found.level == level && found.what.contains(says) && !found.remedy.is_empty(), "{found:#?}");
 }
 
+/// A method, its settings and its targets.
+type Placed<'a> = (&'a str, &'a str, &'a [&'a str]);
+/// Breaks a folder.
+type Break = fn(&Path);
+
 #[test]
 fn whole_folders_are_met_with_silence() {
     let (bert, llama) = (tiny::bert(1, DType::F32), tiny::llama(1, DType::F32));
     let resnet = tiny::resnet(1, DType::F32);
     let query: &[&str] = &["query", "value"];
-    let cases: [(&dyn Model, &[(&str, &str, &[&str])]); 11] = [
+    let cases: [(&dyn Model, &[Placed<'_>]); 11] = [
         (&bert, &[("lora", "rank = 3", query)]),
         (&bert, &[("lora", "rank = 2\nrank_stabilised = true\nrank_pattern = { query = 1 }", query)]),
         (&bert, &[("lora", "rank = 2", &["word_embeddings"])]),
@@ -136,7 +141,7 @@ fn patches_that_peft_has_no_method_for_are_whole_too() {
 fn what_cannot_be_read_is_told() {
     let model = tiny::bert(1, DType::F32);
     let whole = |folder: &Path| foreign(folder, &patch(&model, &[("lora", "rank = 2", &["query"])], 0.1));
-    let breaks: [(&str, fn(&Path)); 5] = [
+    let breaks: [(&str, Break); 5] = [
         ("name that folder", |folder| {
             let inner = folder.join("other");
             std::fs::create_dir(&inner).unwrap();

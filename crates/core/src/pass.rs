@@ -13,6 +13,9 @@ struct Active<'a> {
     rows: Option<Tensor<1>>,
 }
 
+/// A weight adapter at a site: its patch, its part and its method.
+type Standing<'a> = (&'a Patch, (&'a Part, &'a dyn crate::AnyWeight));
+
 /// What is on during one forward: patches, dropout of the adapters' own paths, and the statistics of batch norms. These are
 /// separate switches; none follows from another.
 pub struct Pass<'a> {
@@ -132,13 +135,7 @@ impl<'a> Pass<'a> {
     }
 
     /// All but the last adapter through their weights, the last one through its cheapest form.
-    fn chain(
-        &self,
-        base: &Affine,
-        site: &Site,
-        x: Tensor<2>,
-        adapters: &[(&Patch, (&Part, &dyn crate::AnyWeight))],
-    ) -> Result<Tensor<2>> {
+    fn chain(&self, base: &Affine, site: &Site, x: Tensor<2>, adapters: &[Standing<'_>]) -> Result<Tensor<2>> {
         let Some(((patch, (part, method)), first)) = adapters.split_last() else { return Ok(base.forward(x)) };
         let mut base = base.clone();
         for (patch, (part, method)) in first {
@@ -162,7 +159,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The weight adapters at a site that works on weights as a whole.
-    fn folding(&self, site: &Site) -> Result<Vec<(&Patch, (&Part, &dyn crate::AnyWeight))>> {
+    fn folding(&self, site: &Site) -> Result<Vec<Standing<'_>>> {
         let here = || self.active.iter().filter(|active| active.patch.touches(&site.name));
         if here().any(|active| active.rows.is_some()) {
             return Err(Error::Unsupported {
