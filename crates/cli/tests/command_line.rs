@@ -185,7 +185,7 @@ fn a_run_becomes_a_plain_checkpoint() {
         let line = format!("ulimit -f 8; exec {BINARY} merge --run run --out full");
         let output = Command::new("sh").args(["-c", &line]).current_dir(place.0.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", error(&output));
-        assert!(error(&output).starts_with("error: full.partial/model.safetensors: "), "{}", error(&output));
+        assert!(error(&output).starts_with("error: full.partial/checkpoint/model.safetensors: "), "{}", error(&output));
         assert_eq!(place.files(), before);
     }
     place.refused("merge --run nowhere --out other", 1, &["nowhere: holds no patch"]);

@@ -118,13 +118,14 @@ pub fn check_out(out: &Path) -> Result<()> {
     }
 }
 
-/// A folder that is being written; it goes unless it is finished.
+/// A checkpoint that is being written, in a folder of its own beside its place: `OUT.partial/checkpoint`, and a lock with it. Whenever the
+/// process is killed, `OUT` is whole or not there, and what is left of the other folder is known as a merge's.
 pub(super) struct Partial {
     pub(super) path: PathBuf,
+    around: PathBuf,
     out: PathBuf,
-    /// Held while the folder is written: a folder that nobody holds was left by a process that was killed.
+    /// Held while the folder is written: one that nobody holds was left by a process that was killed.
     lock: Option<File>,
-    finished: bool,
 }
 
 impl Partial {
@@ -132,12 +133,12 @@ impl Partial {
         check_out(out)?;
         let mut name = out.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
-        let path = out.with_file_name(name);
-        let io = |e| Error::io(&path, e);
-        let refused = |what: &str| Err(Error::Other(format!("{}: {what}", path.display())));
-        let lock = path.join(LOCK);
-        if path.exists() {
-            let empty = std::fs::read_dir(&path).map_err(io)?.next().is_none();
+        let around = out.with_file_name(name);
+        let io = |e| Error::io(&around, e);
+        let refused = |what: &str| Err(Error::Other(format!("{}: {what}", around.display())));
+        let lock = around.join(LOCK);
+        if around.exists() {
+            let empty = std::fs::read_dir(&around).map_err(io)?.next().is_none();
             match File::open(&lock) {
                 Ok(held) => {
                     if let Err(TryLockError::WouldBlock) = held.try_lock() {
@@ -147,23 +148,21 @@ impl Partial {
                 Err(_) if empty => {}
                 Err(_) => return refused("is not of a merge; move it away, or name another folder with `--out`"),
             }
-            std::fs::remove_dir_all(&path).map_err(io)?;
+            remove(&around).map_err(io)?;
         }
-        std::fs::create_dir(&path).map_err(io)?;
-        let mut partial = Self { path: path.clone(), out: out.to_owned(), lock: None, finished: false };
+        std::fs::create_dir(&around).map_err(io)?;
+        let path = around.join("checkpoint");
+        let mut partial = Self { path: path.clone(), around: around.clone(), out: out.to_owned(), lock: None };
         let held = File::create(&lock).map_err(|e| Error::io(&lock, e))?;
         // Some network drives know no locks; a merge there is not guarded.
         let _ = held.try_lock();
         partial.lock = Some(held);
+        std::fs::create_dir(&path).map_err(|e| Error::io(&path, e))?;
         Ok(partial)
     }
 
-    pub(super) fn finish(mut self) -> Result<()> {
-        // Some systems rename no folder in which a file is open.
-        self.lock = None;
+    pub(super) fn finish(self) -> Result<()> {
         std::fs::rename(&self.path, &self.out).map_err(|e| Error::io(&self.out, e))?;
-        self.finished = true;
-        let _ = std::fs::remove_file(self.out.join(LOCK));
         // The new name is to outlast a power cut, where folders can be flushed.
         if let Some(parent) = self.out.parent() {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -173,11 +172,25 @@ impl Partial {
     }
 }
 
+/// Removes what a merge has left, its lock last: until then it is known as such.
+fn remove(around: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(around)? {
+        let entry = entry?;
+        if entry.file_name() != LOCK {
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    std::fs::remove_dir_all(around)
+}
+
 impl Drop for Partial {
     fn drop(&mut self) {
+        // Some systems remove no file that is open.
         self.lock = None;
-        if !self.finished {
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
+        let _ = remove(&self.around);
     }
 }

@@ -261,7 +261,7 @@ impl Merge {
     }
 
     /// Writes the merged checkpoint as a new folder, with the configuration, the tokenizer and what else lies beside the model's weights.
-    /// It is built in `OUT.partial` and renamed, after every changed tensor was read again and found to be what `drift` said.
+    /// It is built in `OUT.partial/checkpoint` and renamed, after every changed tensor was read again and found to be what `drift` said.
     ///
     /// # Errors
     /// As [`check_out`], a file that cannot be read or written, or a tensor that was read back differently. Nothing is left behind.
