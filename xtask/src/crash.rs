@@ -204,8 +204,9 @@ fn attempt(
     let mut made = 0;
     let mut killed = false;
     loop {
-        // Half of the time in all: a run is killed several times, and also in its last acts.
-        let after = (tally.kills < until).then(|| whole.took.mul_f64(0.5 * rng.uniform()));
+        // Half of the time for a run that goes on: it is killed several times, and also in its last acts. Others have but one try.
+        let share = if case.goes_on { 0.5 } else { 1.1 };
+        let after = (tally.kills < until).then(|| whole.took.mul_f64(share * rng.uniform()));
         let ended = launch(program, place, case, after)?;
         let told = steps(&ended.text);
         tally.resumes += usize::from(killed && !told.is_empty());

@@ -168,7 +168,8 @@ impl WeightAdapter for Lora {
     }
 
     fn weight(&self, base: &Affine, p: &LoraParams, here: &Here<'_, ()>) -> Result<Affine> {
-        let directions = base.dense() + p.b.clone().matmul(p.a.clone()) * self.scale(here.site);
+        // The small factor is scaled and the product, which nobody else holds, takes the sum: one matrix is made, not three.
+        let directions = (p.b.clone() * self.scale(here.site)).matmul(p.a.clone()) + base.dense();
         Ok(base.with_weight(match self.gain(base, p, here.site) {
             Some(gain) => directions * gain.unsqueeze_dim::<2>(1),
             None => directions,
