@@ -44,7 +44,7 @@ pub fn doctor(folder: &Path, model: Option<&dyn Model>) -> Result<Vec<Finding>> 
             findings.extend(changes(&read.weights_file(), &patch, model)?);
         }
     }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.code));
     Ok(findings)
 }
 

@@ -70,8 +70,8 @@ impl Doctor {
 }
 
 fn told(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for Finding { level, code, file, what, remedy } in findings {
+    let (mut text, mut at) = (String::new(), 0);
+    while let Some(Finding { level, code, file, what, remedy }) = findings.get(at) {
         let level = match level {
             Level::Error => "error",
             Level::Warning => "warning",
@@ -79,12 +79,22 @@ fn told(findings: &[Finding]) -> String {
         };
         text += &format!("{} {code}: {}\n", render::bold(level), file.display());
         text += &render::wrap(what, render::width(), 2);
+        // One mistake shows in every layer.
+        let alike =
+            findings[at + 1..].iter().take_while(|other| other.code == *code && other.remedy == *remedy).count();
+        if alike > 0 {
+            text += &format!("  and {alike} more like it\n");
+        }
         text += &render::wrap(&format!("→ {remedy}"), render::width(), 2);
+        at += 1 + alike;
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     match (count(Level::Error), count(Level::Warning)) {
         (0, 0) => text + "nothing is wrong with it\n",
-        (errors, warnings) => text + &format!("{errors} errors, {warnings} warnings\n"),
+        (errors, warnings) => {
+            let some = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+            text + &format!("{}, {}\n", some(errors, "error"), some(warnings, "warning"))
+        }
     }
 }
 

@@ -2,8 +2,8 @@ use super::matching::{Matching, idle_patterns};
 use super::{Config, Finding, KNOWN, Level, Module, OTHERS, READERS, Reader};
 use crate::{Full, build};
 use acclimate_core::{
-    Adapter, AnyTensor, Error, Model, Patch, PatchFolder, PeftForm, PeftType, Result, Rng, Site, SiteKind, affine_at,
-    nearest,
+    Adapter, AnyTensor, Error, Model, Patch, PatchFolder, PeftForm, PeftTensor, PeftType, Result, Rng, Site, SiteKind,
+    affine_at, nearest,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -502,6 +502,7 @@ impl<'a> Reading<'a> {
                     continue;
                 };
                 used.insert(held.key);
+                self.check_shape(tensor, held.key);
                 given.push((site, tensor, held.key));
             }
         }
@@ -518,7 +519,10 @@ impl<'a> Reading<'a> {
         let mut shared = vec![];
         for tensor in &form.shared {
             match rest.iter().find(|(_, bare)| *bare == tensor.suffix) {
-                Some((key, _)) => shared.push((tensor, *key)),
+                Some((key, _)) => {
+                    self.check_shape(tensor, key);
+                    shared.push((tensor, *key));
+                }
                 None => {
                     let what = format!("tensor `base_model.{}` is missing, which all modules share", tensor.suffix);
                     self.tensor("missing_projection", what, "save the adapter again with `save_projection=True`");
@@ -546,23 +550,28 @@ impl<'a> Reading<'a> {
             let Some(own) = params.any(&ours) else { continue };
             let value = self.folder.tensors.any(key).expect("named by the file");
             let shape = own.shape();
-            match tensor.to_ours(key, value, &shape) {
-                Ok(value) if value.shape() == shape => params.insert(ours, value.cast(dtype)),
-                Ok(_) | Err(_) => {
-                    let (file, turned) = (self.folder.weights_file(), value.shape().into_iter().rev());
-                    let what = format!("tensor `{key}` has shape {:?} where {:?} fits", value.shape(), tensor.shape);
-                    let finding = if turned.eq(tensor.shape.iter().copied()) {
-                        let remedy = "it is the transpose of what it should be; turn it, or save the adapter again";
-                        Finding::new(Level::Error, "transposed", file, what, remedy)
-                    } else {
-                        let remedy = "correct the settings (the rank, above all), or load the model it was trained on";
-                        Finding::new(Level::Error, "shape", file, what, remedy)
-                    };
-                    self.findings.push(finding);
-                }
-            }
+            params.insert(ours, tensor.to_ours(key, value, &shape)?.cast(dtype));
         }
         Ok(())
+    }
+
+    /// The tensor under a key must have the shape that the settings give it.
+    fn check_shape(&mut self, tensor: &PeftTensor, key: &str) {
+        let shape = self.folder.tensors.any(key).map(AnyTensor::shape).unwrap_or_default();
+        if shape == tensor.shape {
+            return;
+        }
+        let what = format!("tensor `{key}` has shape {shape:?} where {:?} fits", tensor.shape);
+        if shape.iter().rev().eq(&tensor.shape) {
+            self.tensor(
+                "transposed",
+                what,
+                "it is the transpose of what it should be; turn it, or save the adapter again",
+            );
+        } else {
+            let remedy = "correct the settings (the rank, above all), or load the model it was trained on";
+            self.tensor("shape", what, remedy);
+        }
     }
 }
 
