@@ -193,6 +193,38 @@ fn a_run_becomes_a_plain_checkpoint() {
 }
 
 #[test]
+fn a_patch_is_looked_over_and_becomes_a_lora() {
+    let place = Place::new();
+    let tune = TUNE.replace("--gate.folds 2", "--gate.folds 0");
+    place.good(&format!("{tune} --adapter.method hra --adapter.rank 2 --optim.method adamw --optim.lr 1e-4"));
+    assert_eq!(place.good("doctor run"), "nothing is wrong with it\n");
+    let text = place.good("convert --run run --rank 2 --out lora");
+    assert!(text.contains("lost") && text.contains("written to lora"), "{text}");
+    assert_eq!(place.good("doctor lora"), "nothing is wrong with it\n");
+    let config = std::fs::read_to_string(place.path("lora/adapter_config.json")).unwrap();
+    assert!(config.contains("\"peft_type\": \"LORA\""), "{config}");
+    // Two reflections are a change of rank two: the answers are the same up to rounding.
+    let answers = |folder: &str| -> Vec<f64> {
+        let text = place.good(&format!("predict --run {folder} --data rows.csv"));
+        text.split([',', '\n']).filter_map(|cell| cell.parse().ok()).collect()
+    };
+    let (before, after) = (answers("run"), answers("lora"));
+    assert!(!before.is_empty() && before.len() == after.len());
+    assert!(before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-4), "{before:?} {after:?}");
+    place.refused("convert --run run --rank 2 --out lora", 1, &["lora: exists already", "--out"]);
+    place.refused("convert --run run --keep 2 --out other", 1, &["`keep` must be above 0 and at most 1"]);
+    place.refused("doctor nowhere", 1, &["nowhere: is no folder"]);
+    std::fs::write(place.path("lora/adapter_config.json"), config.replace("\"r\": 2", "\"r\": 3")).unwrap();
+    let output = place.run("doctor lora");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("`r` is 3, and the patch was saved with 2") && text.ends_with("1 error, 0 warnings\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn merging_holds_less_than_the_largest_tensor() {
     const WORDS: usize = 1_500_000;
     const EMBEDDING_MIB: f64 = WORDS as f64 * 16.0 * 4.0 / (1 << 20) as f64;
