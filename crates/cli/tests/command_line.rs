@@ -206,7 +206,7 @@ fn a_patch_is_looked_over_and_becomes_a_lora() {
     // Two reflections are a change of rank two: the answers are the same up to rounding.
     let answers = |folder: &str| -> Vec<f64> {
         let text = place.good(&format!("predict --run {folder} --data rows.csv"));
-        text.split([',', '\n']).filter_map(|cell| cell.parse().ok()).collect()
+        text.split(['\t', '\n']).filter_map(|cell| cell.parse().ok()).collect()
     };
     let (before, after) = (answers("run"), answers("lora"));
     assert!(!before.is_empty() && before.len() == after.len());
