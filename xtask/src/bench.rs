@@ -1,12 +1,16 @@
-//! `cargo xtask bench peers`: how long the `peft` package and acclimate take for the same work, in interleaved pairs.
+//! `cargo xtask bench peers`: how long the `peft` package and acclimate take for the same work, in interleaved pairs: loading and merging an
+//! adapter of SmolLM2, and, where MiniLM is at hand, its forward pass and a step of training with D-Adapt Adam.
 //!
 //! Single times say little on a shared machine: in each repetition the two run one after the other, in alternating order, and the ratio
 //! of a pair is what counts. One run of each before the first pair is not counted.
 use crate::interop;
-use acclimate::core::{Model, Patch};
+use acclimate::core::{
+    AnyOptimiser, AnyTensor, HeadStart, Inputs, Model, Pass, Patch, Rng, Targets, Tokens, find, total,
+};
 use acclimate::models::Base;
+use acclimate::optim::{Host, HostSettings, METHODS};
 use anyhow::{Context, Result, ensure};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -48,8 +52,8 @@ impl Table {
     pub fn text(&self) -> String {
         let mut lines = vec![
             format!(
-                "{}, {}; medians of pairs, {} and {} threads",
-                self.model, self.adapter, self.threads[0], self.threads[1]
+                "medians of pairs, {} and {} threads; loading and merging: {}, {}",
+                self.threads[0], self.threads[1], self.model, self.adapter
             ),
             format!(
                 "{:<18} {:>5} {:>11} {:>11} {:>7}  {:<13} beside",
@@ -89,6 +93,8 @@ struct Ready {
     model: PathBuf,
     adapter: PathBuf,
     threads: usize,
+    /// A folder with MiniLM, where it is at hand.
+    minilm: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +153,16 @@ pub fn peers(root: &Path, work: &Path, ours: &Path, repetitions: u32, processes:
         pairs("load", "PeftModel.load_adapter", repetitions, load, || peer.seconds("load_adapter"))?,
         pairs("merge in memory", "merge_and_unload", repetitions, merge, || peer.seconds("merge"))?,
     ];
+    if let Some(folder) = &ready.minilm {
+        let mut minilm = Minilm::open(folder)?;
+        let theirs = "16 × 128 tokens, no gradients";
+        measurements.push(pairs("MiniLM forward", theirs, repetitions, || minilm.forward(), || {
+            peer.seconds("minilm_forward")
+        })?);
+        let theirs = "the same, LoRA of rank 8 on query and value, dadaptation";
+        let step = || minilm.step();
+        measurements.push(pairs("MiniLM step", theirs, repetitions, step, || peer.seconds("minilm_step"))?);
+    }
     peer.end()?;
     if processes > 0 {
         let out = work.join("bench/merged");
@@ -162,6 +178,56 @@ pub fn peers(root: &Path, work: &Path, ours: &Path, repetitions: u32, processes:
     let threads = [std::thread::available_parallelism().map_or(1, usize::from), ready.threads];
     let adapter = "LoRA of rank 16 at all linear modules";
     Ok(Table { model: "SmolLM2-135M in f32", adapter, threads, measurements })
+}
+
+/// What is trained in a step: MiniLM with LoRA of rank 8 on query and value and a head for three classes, 16 rows of 128 tokens.
+struct Minilm {
+    model: Box<dyn Model>,
+    patch: Patch,
+    optimiser: Box<dyn AnyOptimiser>,
+    host: Host,
+    inputs: Inputs,
+    /// One at the label of each row, `[16, 3]`.
+    labels: Tensor<2>,
+}
+
+impl Minilm {
+    fn open(folder: &Path) -> Result<Self> {
+        let device = Device::flex();
+        let model = acclimate::models::load(folder, Base::Dense, &device)?;
+        let (mut patch, mut rng) = (Patch::new(), Rng::new(5, "bench", 0));
+        let lora = acclimate::peft::build("lora", &"rank = 8".parse()?)?;
+        let targets = Targets::Names(vec!["query".to_owned(), "value".to_owned()]);
+        acclimate::peft::place(&mut patch, model.as_ref(), "lora", lora, Some(&targets), &mut rng)?;
+        patch.add_head(model.as_ref(), 3, HeadStart::Random, &mut rng);
+        let optimiser = find(METHODS, "dadapt_adam")?.build(&toml::Table::new())?;
+        let host = Host::new(optimiser.as_ref(), HostSettings::default(), &patch)?;
+        let mut row = || ((0..128).map(|_| 1000 + rng.below(19_000) as u32).collect(), vec![0; 128]);
+        let rows: Vec<_> = (0..16).map(|_| row()).collect();
+        let inputs = Inputs::Tokens(Tokens::new(&rows, DType::F32, &device));
+        let labels = (0..48).map(|at| f32::from(u8::from(at % 3 == at / 3 % 3))).collect();
+        let labels = AnyTensor::from_f32s(labels, &[16, 3], &device).get().context("two axes")?;
+        Ok(Self { model, patch, optimiser, host, inputs, labels })
+    }
+
+    fn forward(&self) -> Result<f64> {
+        let start = Instant::now();
+        black_box(self.model.forward(&self.inputs, &Pass::new(&self.patch))?);
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn step(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        let tracked = self.patch.tracked();
+        let outputs = self.model.forward(&self.inputs, &Pass::new(&tracked))?;
+        let logits = outputs.logits.context("the patch brings a head")?;
+        let loss = (activation::log_softmax(logits, 1) * self.labels.clone()).sum() / -16.0;
+        let value = total(vec![loss.clone().inner()]);
+        let gradients = tracked.params.gradients(&mut loss.backward());
+        let params = self.host.step(self.optimiser.as_ref(), &self.patch.params, &gradients, 1.0, value)?;
+        self.patch = self.patch.with_params(params);
+        Ok(start.elapsed().as_secs_f64())
+    }
 }
 
 /// Runs a program that writes a folder, which is removed afterwards.

@@ -93,7 +93,7 @@ enum Peer {
 
 #[derive(Debug, Subcommand)]
 enum Timed {
-    /// Loading and merging an adapter of SmolLM2, beside the peft package
+    /// Loading and merging an adapter of SmolLM2, and steps of MiniLM, beside the peft package
     Peers {
         /// Pairs of each measurement, at least 3
         #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]

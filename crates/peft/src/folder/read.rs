@@ -1,13 +1,18 @@
+mod renaming;
+mod whole;
+
 use super::matching::{Matching, idle_patterns};
 use super::{Config, Finding, KNOWN, Level, Module, OTHERS, READERS, Reader};
 use crate::{Full, build};
 use acclimate_core::{
     Adapter, AnyTensor, Error, Model, Patch, PatchFolder, PeftForm, PeftTensor, PeftType, Result, Rng, Site, SiteKind,
-    affine_at, nearest,
+    nearest,
 };
+use renaming::{Renaming, renaming};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use whole::Whole;
 
 /// Reads a patch folder for a model: one that acclimate has written, or one of the `peft` package.
 ///
@@ -78,41 +83,6 @@ struct Held<'a> {
     key: &'a str,
     module: &'a str,
     suffix: String,
-}
-
-/// Tensors of a site that are kept whole.
-struct Whole<'a> {
-    site: &'a Site,
-    tensors: Vec<(&'static str, AnyTensor)>,
-}
-
-impl<'a> Whole<'a> {
-    fn keep(list: &mut Vec<Self>, site: &'a Site, field: &'static str, tensor: AnyTensor) {
-        match list.iter_mut().find(|whole| whole.site.name == site.name) {
-            Some(whole) => whole.tensors.push((field, tensor)),
-            None => list.push(Self { site, tensors: vec![(field, tensor)] }),
-        }
-    }
-}
-
-/// How names in the folder differ from the model's sites: one prefix in place of another.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Renaming {
-    theirs: String,
-    ours: String,
-}
-
-impl Renaming {
-    fn to_ours(&self, name: &str) -> Option<String> {
-        name.strip_prefix(&self.theirs).map(|rest| format!("{}{rest}", self.ours))
-    }
-
-    fn to_theirs(&self, name: &str) -> String {
-        match name.strip_prefix(&self.ours) {
-            Some(rest) => format!("{}{rest}", self.theirs),
-            None => name.to_owned(),
-        }
-    }
 }
 
 impl<'a> Reading<'a> {
@@ -354,121 +324,6 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What the folder keeps whole: tensors of `modules_to_save`, and biases.
-    fn whole_tensors<'s>(
-        &mut self,
-        matching: &Matching,
-        config: &Config<'_>,
-        renaming: &Renaming,
-        sites: &BTreeMap<&str, &'s Site>,
-        rest: &[(&str, &str)],
-        found: &[(&Site, String)],
-    ) -> (Vec<Whole<'s>>, Vec<Whole<'s>>) {
-        let targets: BTreeSet<&str> = found.iter().map(|(site, _)| site.name.as_str()).collect();
-        let bias = config.get("bias").and_then(|value| value.as_str()).unwrap_or("none") != "none";
-        let (mut whole, mut biases) = (vec![], vec![]);
-        for &(key, bare) in rest {
-            if key.starts_with("base_model.") && !key.starts_with("base_model.model.") {
-                continue; // A tensor that all modules share.
-            }
-            let tensor = self.folder.tensors.any(key).expect("named by the file").clone();
-            let Some((path, field)) = bare.rsplit_once('.') else {
-                self.extra(key);
-                continue;
-            };
-            let base_layer = path.strip_suffix(".base_layer");
-            let module = base_layer.unwrap_or(path);
-            let ours = renaming.to_ours(module).unwrap_or_else(|| module.to_owned());
-            let field = match field {
-                "weight" => "weight",
-                "bias" => "bias",
-                other => {
-                    self.companion(key, &format!("{ours}.{other}"));
-                    continue;
-                }
-            };
-            let Some(&site) = sites.get(ours.as_str()).filter(|site| site.kind != SiteKind::Block) else {
-                // A tensor that the model keeps and does not compute with changes nothing here.
-                if !self.model.weights().has(&format!("{ours}.{field}")) {
-                    self.lost_whole(key, module);
-                }
-                continue;
-            };
-            let shape = shape_of(site, field);
-            if tensor.shape() != shape {
-                let what = format!("tensor `{key}` has shape {:?}, the model's has {shape:?}", tensor.shape());
-                self.tensor(
-                    "shape",
-                    what,
-                    "load the model that the adapter was trained on; a resized vocabulary is not offered",
-                );
-                continue;
-            }
-            let matrix = match field {
-                "weight" => tensor.reshaped(&[site.out, site.input]),
-                _ => tensor,
-            };
-            if matching.is_kept(module) {
-                Whole::keep(&mut whole, site, field, matrix);
-            } else if field == "bias" && bias {
-                Whole::keep(&mut biases, site, field, matrix);
-            } else if !self.equals_base(site, field, &matrix) {
-                let what = format!("tensor `{key}` differs from the model's and no setting says that it is trained");
-                let remedy = if targets.contains(site.name.as_str()) {
-                    "load the model that the adapter was trained on"
-                } else {
-                    "name its module in `modules_to_save`, or remove the tensor"
-                };
-                self.tensor("changed_base", what, remedy);
-            }
-        }
-        for Whole { site, tensors } in &whole {
-            for field in if site.bias { &["weight", "bias"][..] } else { &["weight"] } {
-                if !tensors.iter().any(|(given, _)| given == field) {
-                    let name = renaming.to_theirs(&site.name);
-                    let what = format!("`modules_to_save` keeps `{name}`, and the file has no `{field}` for it");
-                    self.tensor("missing_tensor", what, "the file is incomplete; save the adapter again");
-                }
-            }
-        }
-        let at = |whole: &Whole<'_>| self.model.sites().iter().position(|other| other.name == whole.site.name);
-        whole.sort_by_key(at);
-        biases.sort_by_key(at);
-        (whole, biases)
-    }
-
-    fn equals_base(&self, site: &Site, field: &str, tensor: &AnyTensor) -> bool {
-        let Ok(base) = affine_at(self.model, site) else { return false };
-        let base: Option<AnyTensor> = match field {
-            "weight" => Some(base.dense().into()),
-            _ => base.bias.map(Into::into),
-        };
-        base.is_some_and(|base| base.cast(tensor.dtype()).to_f64s() == tensor.to_f64s())
-    }
-
-    /// A tensor that stands beside those that can be trained: a copy of a batch norm brings its running statistics along.
-    fn companion(&mut self, key: &str, ours: &str) {
-        let (own, given) = (self.model.weights().any(ours), self.folder.tensors.any(key));
-        match own.zip(given) {
-            Some((own, given)) if own.cast(given.dtype()).to_f64s() == given.to_f64s() => {}
-            Some(_) => {
-                let what = format!("tensor `{key}` differs from the model's, and is none that a patch changes");
-                self.tensor("changed_base", what, "put it into the model and load that, or remove the tensor");
-            }
-            None => self.extra(key),
-        }
-    }
-
-    fn extra(&mut self, key: &str) {
-        let what = format!("tensor `{key}` belongs to nothing that the settings ask for");
-        self.tensor("extra_tensor", what, "remove it, or save the adapter again");
-    }
-
-    fn lost_whole(&mut self, key: &str, module: &str) {
-        let what = format!("tensor `{key}` is of a module `{module}`, which this model does not have");
-        self.tensor("unknown_module", what, "load the model that the adapter was trained on, with the same head");
-    }
-
     /// The part of the folder's type, with its tensors.
     fn typed(
         &mut self,
@@ -573,45 +428,4 @@ impl<'a> Reading<'a> {
             self.tensor("shape", what, remedy);
         }
     }
-}
-
-fn shape_of(site: &Site, field: &str) -> Vec<usize> {
-    match (field, site.kind) {
-        ("weight", SiteKind::Conv { kernel: [height, width], .. }) => {
-            vec![site.out, site.input / (height * width), height, width]
-        }
-        ("weight", SiteKind::Linear | SiteKind::Embedding) => vec![site.out, site.input],
-        _ => vec![site.out],
-    }
-}
-
-/// The change of prefixes under which the most modules are sites; the least change where several are as good.
-fn renaming(modules: &BTreeSet<&str>, sites: &BTreeMap<&str, &Site>) -> Renaming {
-    let firsts = |names: &mut dyn Iterator<Item = &str>| -> BTreeSet<String> {
-        let mut all = BTreeSet::from([String::new()]);
-        for name in names {
-            all.extend(name.match_indices('.').take(3).map(|(at, _)| name[..=at].to_owned()));
-        }
-        all
-    };
-    if modules.iter().all(|module| sites.contains_key(module)) {
-        return Renaming::default();
-    }
-    let theirs = firsts(&mut modules.iter().copied());
-    let ours = firsts(&mut sites.keys().copied());
-    let mut best = (0, Renaming::default());
-    for theirs in &theirs {
-        for ours in &ours {
-            let candidate = Renaming { theirs: theirs.clone(), ours: ours.clone() };
-            let hits = modules
-                .iter()
-                .filter(|module| candidate.to_ours(module).is_some_and(|name| sites.contains_key(name.as_str())))
-                .count();
-            let length = |renaming: &Renaming| renaming.theirs.len() + renaming.ours.len();
-            if hits > best.0 || (hits == best.0 && length(&candidate) < length(&best.1)) {
-                best = (hits, candidate);
-            }
-        }
-    }
-    best.1
 }
