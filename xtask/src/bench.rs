@@ -156,9 +156,13 @@ pub fn peers(root: &Path, work: &Path, ours: &Path, repetitions: u32, processes:
     if let Some(folder) = &ready.minilm {
         let mut minilm = Minilm::open(folder)?;
         let theirs = "16 × 128 tokens, no gradients";
-        measurements.push(pairs("MiniLM forward", theirs, repetitions, || minilm.forward(), || {
-            peer.seconds("minilm_forward")
-        })?);
+        measurements.push(pairs(
+            "MiniLM forward",
+            theirs,
+            repetitions,
+            || minilm.forward(),
+            || peer.seconds("minilm_forward"),
+        )?);
         let theirs = "the same, LoRA of rank 8 on query and value, dadaptation";
         let step = || minilm.step();
         measurements.push(pairs("MiniLM step", theirs, repetitions, step, || peer.seconds("minilm_step"))?);
