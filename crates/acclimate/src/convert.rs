@@ -1,7 +1,8 @@
 //! Any patch on weights as a plain LoRA, with what that loses.
 
 use acclimate_core::{
-    Adapter, AnyTensor, Error, HeadStart, Matrix, Method, Model, Patch, Result, Rng, Site, SiteKind, affine_at,
+    Adapter, AnyTensor, AnyWeight, Error, HeadStart, Matrix, Method, Model, Patch, Result, Rng, Site, SiteKind,
+    affine_at,
 };
 use acclimate_peft::{Full, Lora};
 use burn::tensor::Tensor;
@@ -129,7 +130,6 @@ fn assemble(
     biases: &[(Site, Tensor<1>)],
 ) -> Result<Patch> {
     let (dtype, device) = model.like();
-    let rng = || Rng::new(0, "convert", 0);
     let mut patch = Patch::new();
     patch.base_model = old.base_model.clone();
     let rank = found.iter().map(|(_, a, _)| a.nrows()).max().unwrap_or(1);
@@ -139,42 +139,26 @@ fn assemble(
         lora.alpha_pattern.insert(site.name.clone(), a.nrows() as f64);
     }
     lora.check()?;
-    let mut add = |adapter: Adapter, sites: Vec<Site>| -> Result<Option<String>> {
-        if sites.is_empty() {
-            return Ok(None);
-        }
-        patch.add(model, adapter, &sites, &mut rng())?;
-        Ok(patch.parts().last().map(|part| part.name.clone()))
+    let mut add = |method: Arc<dyn AnyWeight>, tensors: Vec<(&Site, &str, AnyTensor)>| -> Result<()> {
+        let mut sites: Vec<Site> = tensors.iter().map(|(site, ..)| (*site).clone()).collect();
+        sites.dedup();
+        if sites.is_empty() { Ok(()) } else { patch.add_trained(model, Adapter::Weight(method), &sites, tensors) }
     };
-    let of = |full: Full| Adapter::Weight(Arc::new(full));
-    let sites = |list: &[Site]| list.to_vec();
-    let biased = add(
-        of(Full { weights: false, biases: true }),
-        sites(&biases.iter().map(|(site, _)| site.clone()).collect::<Vec<_>>()),
-    )?;
-    let kept = add(of(Full::default()), whole.iter().map(|(site, ..)| site.clone()).collect())?;
-    let low = add(Adapter::Weight(Arc::new(lora)), found.iter().map(|(site, ..)| site.clone()).collect())?;
-    for (site, bias) in biased
-        .iter()
-        .flat_map(|name| biases.iter().map(move |(site, bias)| (format!("{}.{name}.bias", site.name), bias)))
-    {
-        patch.params.insert(site, bias.clone());
-    }
-    for (name, (site, weight, bias)) in kept.iter().flat_map(|name| whole.iter().map(move |whole| (name, whole))) {
-        patch.params.insert(format!("{}.{name}.weight", site.name), weight.clone());
-        if let Some(bias) = bias {
-            patch.params.insert(format!("{}.{name}.bias", site.name), bias.clone());
-        }
-    }
-    for (name, (site, a, b)) in low.iter().flat_map(|name| found.iter().map(move |found| (name, found))) {
-        for (field, matrix) in [("a", a), ("b", b)] {
-            let values = matrix.transpose().as_slice().to_vec();
-            let tensor = AnyTensor::from_f64s(values, &[matrix.nrows(), matrix.ncols()], dtype, &device);
-            patch.params.insert(format!("{}.{name}.{field}", site.name), tensor);
-        }
-    }
+    let biases = biases.iter().map(|(site, bias)| (site, "bias", bias.clone().into())).collect();
+    add(Arc::new(Full { weights: false, biases: true }), biases)?;
+    let whole = whole.iter().flat_map(|(site, weight, bias)| {
+        let bias = bias.clone().map(|bias| (site, "bias", bias.into()));
+        std::iter::once((site, "weight", weight.clone().into())).chain(bias)
+    });
+    add(Arc::new(Full::default()), whole.collect())?;
+    let tensor = |matrix: &DMatrix<f64>| {
+        let values = matrix.transpose().as_slice().to_vec();
+        AnyTensor::from_f64s(values, &[matrix.nrows(), matrix.ncols()], dtype, &device)
+    };
+    let low = found.iter().flat_map(|(site, a, b)| [(site, "a", tensor(a)), (site, "b", tensor(b))]);
+    add(Arc::new(lora), low.collect())?;
     if let (true, Some(weight)) = (old.has_head(), old.params.any("head.weight")) {
-        patch.add_head(model, weight.shape()[0], HeadStart::Zero, &mut rng());
+        patch.add_head(model, weight.shape()[0], HeadStart::Zero, &mut Rng::new(0, "convert", 0));
         for name in ["head.weight", "head.bias"] {
             if let Some(tensor) = old.params.any(name) {
                 patch.params.insert(name, tensor.clone());

@@ -4,7 +4,7 @@ use crate::saved::patch_folder;
 use acclimate_core::{Error, Model, Params, Patch, PatchFolder, Result, Role, affine_at};
 use acclimate_peft::{Finding, Level, build, examine};
 use burn::tensor::Device;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A change above this share of the weight it is added to is hardly meant.
@@ -135,8 +135,8 @@ fn own(read: PatchFolder, model: Option<&dyn Model>) -> Vec<Finding> {
     };
     let Some(model) = model else { return vec![] };
     let mut findings = vec![];
-    let sites: BTreeMap<&str, ()> = model.sites().iter().map(|site| (site.name.as_str(), ())).collect();
-    if let Some(site) = patch.parts().iter().flat_map(|part| &part.sites).find(|s| !sites.contains_key(&*s.name)) {
+    let sites: BTreeSet<&str> = model.sites().iter().map(|site| site.name.as_str()).collect();
+    if let Some(site) = patch.parts().iter().flat_map(|part| &part.sites).find(|s| !sites.contains(&*s.name)) {
         let what = format!("a part stands at `{}`, which this model does not have", site.name);
         let remedy = "load the model that it was trained on";
         findings.push(Finding::new(Level::Error, "unknown_module", weights, what, remedy));

@@ -92,6 +92,15 @@ pub fn base_of(folder: &Path) -> Option<String> {
     key(SAVED, "model").or_else(|| key("adapter_config.json", "base_model_name_or_path"))
 }
 
+/// The model that the user names, or else the patch folder.
+///
+/// # Errors
+/// When neither does.
+pub fn model_for(folder: &Path, named: Option<&str>) -> Result<String> {
+    let what = "names no base model; name it with `--model`";
+    named.map(str::to_owned).or_else(|| base_of(folder)).ok_or_else(|| Error::format(folder, what))
+}
+
 /// Writes a patch that stands for the one in `folder`: with its task, where it has one.
 ///
 /// # Errors
@@ -144,10 +153,7 @@ impl Answering {
     }
 
     fn without_task(folder: &Path, model: Option<&str>, offline: bool) -> Result<Self> {
-        let Some(model) = model.map(str::to_owned).or_else(|| base_of(folder)) else {
-            let what = "names no base model; name it with `--model`";
-            return Err(Error::format(folder.join("adapter_config.json"), what));
-        };
+        let model = model_for(folder, model)?;
         let mut answering = Self::bare(&Recipe { model, offline, ..Recipe::default() })?;
         answering.patch = acclimate_peft::load(folder, answering.loaded.model.as_ref())?;
         Ok(answering)

@@ -24,9 +24,8 @@ struct Against {
 }
 
 impl Against {
-    fn open(&self, folder: &std::path::Path) -> Result<Option<Loaded>> {
-        let Some(name) = self.model.clone().or_else(|| saved::base_of(folder)) else { return Ok(None) };
-        Ok(Some(Loaded::open(&name, Base::Dense, 512, &Assets::open(self.offline)?)?))
+    fn load(&self, name: &str) -> Result<Loaded> {
+        Ok(Loaded::open(name, Base::Dense, 512, &Assets::open(self.offline)?)?)
     }
 }
 
@@ -46,10 +45,12 @@ impl Doctor {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let folder = saved::patch_folder(&self.folder);
         // A model that the folder only names may be gone; one named by the user must be there.
-        let (model, absent) = match self.against.open(&folder) {
-            Ok(model) => (model, None),
-            Err(error) if self.against.model.is_none() => (None, Some(error.to_string())),
-            Err(error) => return Err(error),
+        let (model, absent) = match (&self.against.model, saved::base_of(&folder)) {
+            (Some(name), _) => (Some(self.against.load(name)?), None),
+            (None, Some(name)) => {
+                self.against.load(&name).map_or_else(|e| (None, Some(e.to_string())), |m| (Some(m), None))
+            }
+            (None, None) => (None, None),
         };
         let findings = acclimate::doctor(&folder, model.as_ref().map(|loaded| loaded.model.as_ref()))?;
         if self.json {
@@ -127,10 +128,7 @@ impl Convert {
             let what = format!("{}: exists already; name another folder with `--out`", self.out.display());
             return Err(Error::Other(what).into());
         }
-        let Some(loaded) = self.against.open(&folder)? else {
-            let what = format!("{}: names no base model; name it with `--model`", folder.display());
-            return Err(Error::Other(what).into());
-        };
+        let loaded = self.against.load(&saved::model_for(&folder, self.against.model.as_deref())?)?;
         let model = loaded.model.as_ref();
         let patch: Patch = acclimate::peft::load(&folder, model)?;
         let ranks = self.rank.map_or(Ranks::Share(self.keep.unwrap_or(1.0)), Ranks::Fixed);

@@ -56,16 +56,12 @@ fn write_tensors(file: &Path, params: &Params, metadata: &BTreeMap<String, Strin
 /// # Errors
 /// [`Error::Io`] naming the file.
 pub fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
-    replace(file, bytes, true)
-}
-
-fn replace(file: &Path, bytes: &[u8], flush: bool) -> Result<()> {
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let temporary = file.with_extension(format!("{}.{TEMPORARY}", std::process::id()));
     let written = std::fs::File::create(&temporary).and_then(|mut f| {
         f.write_all(bytes)?;
-        if flush { f.sync_all() } else { Ok(()) }
+        f.sync_all()
     });
     let done = written.and_then(|()| std::fs::rename(&temporary, file));
     done.map_err(|e| {

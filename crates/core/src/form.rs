@@ -407,7 +407,7 @@ impl Layout {
                 let layer = if !weights && targets.contains(&site.name.as_str()) { ".base_layer" } else { "" };
                 let path = format!("base_model.model.{}{layer}", site.name);
                 let ours = |field: &str| format!("{}.{}.{field}", site.name, parts[part].name);
-                let weight = PeftTensor::new("weight", "weight", weight_shape(site));
+                let weight = PeftTensor::new("weight", "weight", site.weight_shape());
                 known.insert(ours("weight"), (format!("{path}.weight"), weight));
                 known.insert(ours("bias"), (format!("{path}.bias"), PeftTensor::new("bias", "bias", [site.out])));
             }
@@ -466,13 +466,4 @@ impl Layout {
 
 fn names(part: &Part) -> Vec<&str> {
     part.sites.iter().map(|site| site.name.as_str()).collect()
-}
-
-/// The shape of a site's weight in a checkpoint.
-pub(crate) fn weight_shape(site: &Site) -> Vec<usize> {
-    match site.kind {
-        SiteKind::Conv { kernel: [height, width], .. } => vec![site.out, site.input / (height * width), height, width],
-        SiteKind::Norm | SiteKind::BatchNorm => vec![site.out],
-        SiteKind::Linear | SiteKind::Embedding | SiteKind::Block => vec![site.out, site.input],
-    }
 }

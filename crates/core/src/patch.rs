@@ -145,6 +145,33 @@ impl Patch {
         Ok(())
     }
 
+    /// Adds a method at the given sites with trained tensors that are there already, by site and field; what is not given starts as in
+    /// [`Patch::add`].
+    ///
+    /// # Errors
+    /// As [`Patch::add`], and a tensor that the method does not have there, or of another shape.
+    pub fn add_trained<'a>(
+        &mut self,
+        model: &dyn Model,
+        adapter: Adapter,
+        sites: &[Site],
+        tensors: impl IntoIterator<Item = (&'a Site, &'a str, AnyTensor)>,
+    ) -> Result<()> {
+        self.add(model, adapter, sites, &mut Rng::new(0, "trained", 0))?;
+        let part = self.parts.last().expect("just added").name.clone();
+        for (site, field, tensor) in tensors {
+            let name = format!("{}.{part}.{field}", site.name);
+            let own = self.params.any(&name).ok_or_else(|| Error::unknown("tensor", &name, self.params.names()))?;
+            if own.shape() != tensor.shape() {
+                let (what, expected) = (format!("tensor `{name}`"), format!("{:?}", own.shape()));
+                return Err(Error::Shape { what, expected, got: tensor.shape() });
+            }
+            let tensor = tensor.cast(own.dtype());
+            self.params.insert(name, tensor);
+        }
+        Ok(())
+    }
+
     /// Adds a linear head from the model's features to `outputs` numbers.
     pub fn add_head(&mut self, model: &dyn Model, outputs: usize, start: HeadStart, rng: &mut Rng) {
         let ((dtype, device), width) = (model.like(), model.width());

@@ -43,6 +43,19 @@ pub struct Site {
     pub bias: bool,
 }
 
+impl Site {
+    /// The shape of its weight in a checkpoint; a block has none, and two axes here.
+    pub fn weight_shape(&self) -> Vec<usize> {
+        match self.kind {
+            SiteKind::Conv { kernel: [height, width], .. } => {
+                vec![self.out, self.input / (height * width), height, width]
+            }
+            SiteKind::Norm | SiteKind::BatchNorm => vec![self.out],
+            SiteKind::Linear | SiteKind::Embedding | SiteKind::Block => vec![self.out, self.input],
+        }
+    }
+}
+
 /// What a trained tensor is for; optimisers may give roles their own rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

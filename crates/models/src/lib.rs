@@ -146,13 +146,10 @@ fn read_weights(folder: &Path, device: &Device) -> Result<Params> {
 
 /// The tensors a site has in the checkpoint, with their shapes.
 fn shapes(site: &Site) -> Vec<(String, Vec<usize>)> {
-    let weight = match site.kind {
-        SiteKind::Block => return vec![],
-        SiteKind::Conv { kernel: [height, width], .. } => vec![site.out, site.input / (height * width), height, width],
-        SiteKind::Norm | SiteKind::BatchNorm => vec![site.out],
-        SiteKind::Linear | SiteKind::Embedding => vec![site.out, site.input],
-    };
-    let mut shapes = vec![(format!("{}.weight", site.name), weight)];
+    if site.kind == SiteKind::Block {
+        return vec![];
+    }
+    let mut shapes = vec![(format!("{}.weight", site.name), site.weight_shape())];
     if site.bias {
         shapes.push((format!("{}.bias", site.name), vec![site.out]));
     }

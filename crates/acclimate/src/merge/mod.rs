@@ -9,7 +9,7 @@ pub use drift::{Change, Drift, TensorDrift, Untouched};
 pub use folder::check_out;
 pub use outputs::OutputDrift;
 
-use crate::saved::{SAVED, Saved, base_of, patch_folder};
+use crate::saved::{SAVED, Saved, model_for, patch_folder};
 use acclimate_core::{
     AnyTensor, Checkpoint, Error, Gguf, Patch, Result, Site, Stored, StoredTensor, TensorWriter, affine_of, decode,
     encode, write_whole,
@@ -131,9 +131,7 @@ impl Merge {
         if !config.exists() {
             return Err(Error::Other(format!("{}: holds no patch; name a run or patch folder", folder.display())));
         }
-        let Some(name) = model.map(str::to_owned).or_else(|| base_of(folder)) else {
-            return Err(Error::format(config, "names no base model; name it with `--model`"));
-        };
+        let name = model_for(folder, model)?;
         let place = Source::parse(&name)?.resolve(&Assets::open(offline)?)?;
         let whole = || acclimate_peft::load(folder, load(&place, Base::Packed, &Device::flex())?.as_ref());
         let patch = match gguf_file(&place)? {

@@ -154,14 +154,10 @@ impl<'a> Reading<'a> {
             if sites.is_empty() {
                 continue;
             }
-            patch.add(self.model, Adapter::Weight(Arc::new(full)), &sites, &mut Rng::new(0, "peft", 0))?;
-            let name = patch.parts().last().expect("just added").name.clone();
-            let dtype = self.model.like().0;
-            for Whole { site, tensors } in &parts {
-                for (field, tensor) in tensors {
-                    patch.params.insert(format!("{}.{name}.{field}", site.name), tensor.cast(dtype));
-                }
-            }
+            let tensors = parts.iter().flat_map(|Whole { site, tensors }| {
+                tensors.iter().map(|(field, tensor)| (*site, *field, tensor.clone()))
+            });
+            patch.add_trained(self.model, Adapter::Weight(Arc::new(full)), &sites, tensors)?;
         }
         self.typed(&mut patch, reader, adapter, &found, &held, &rest)?;
         Ok(Some(patch))

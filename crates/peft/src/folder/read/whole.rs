@@ -60,7 +60,7 @@ impl<'a> Reading<'a> {
                 }
                 continue;
             };
-            let shape = shape_of(site, field);
+            let shape = if field == "weight" { site.weight_shape() } else { vec![site.out] };
             if tensor.shape() != shape {
                 let what = format!("tensor `{key}` has shape {:?}, the model's has {shape:?}", tensor.shape());
                 self.tensor(
@@ -133,15 +133,5 @@ impl<'a> Reading<'a> {
     fn lost_whole(&mut self, key: &str, module: &str) {
         let what = format!("tensor `{key}` is of a module `{module}`, which this model does not have");
         self.tensor("unknown_module", what, "load the model that the adapter was trained on, with the same head");
-    }
-}
-
-fn shape_of(site: &Site, field: &str) -> Vec<usize> {
-    match (field, site.kind) {
-        ("weight", SiteKind::Conv { kernel: [height, width], .. }) => {
-            vec![site.out, site.input / (height * width), height, width]
-        }
-        ("weight", SiteKind::Linear | SiteKind::Embedding) => vec![site.out, site.input],
-        _ => vec![site.out],
     }
 }
