@@ -171,7 +171,9 @@ fn linear(x: &FlexTensor, weight: &Weight, bias: &FlexTensor, update: Option<[&F
     let (x, weight, bias) = (whole(x), weight.source(), bias.storage::<f32>());
     // SAFETY: `forward` writes all rows.
     unsafe {
-        result([x.1[0], weight.dims()[0]], |out| forward(x, weight, bias, update.map(|pair| pair.map(whole)), out.slots))
+        result([x.1[0], weight.dims()[0]], |out| {
+            forward(x, weight, bias, update.map(|pair| pair.map(whole)), out.slots)
+        })
     }
 }
 

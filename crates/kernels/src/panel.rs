@@ -8,13 +8,13 @@
 use crate::memory::Shared;
 use crate::packed::Packed;
 use crate::simd::{Kind, Level, vectorised};
+use portable::portable;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use portable::portable;
 #[cfg(target_arch = "x86_64")]
-use x86::{avx2, avx512};
+use x86::{avx2, avx512, avx512_pairs};
 
 /// Rows a block has at most, over all levels.
 const MOST_ROWS: usize = 12;
@@ -57,7 +57,15 @@ pub(crate) struct Term<'a> {
     pub(crate) factor: f32,
 }
 
-impl Term<'_> {
+impl<'a> Term<'a> {
+    /// The matrix whose bf16 numbers are multiplied as they are, with the left side rounded to bf16.
+    fn bf16(&self, level: Level) -> Option<&'a Packed> {
+        match self.right {
+            Right::Packed(matrix) | Right::PackedTurned(matrix) if matrix.rounds() && level.has_bf16() => Some(matrix),
+            _ => None,
+        }
+    }
+
     /// Whether the right side is read where it lies: so few rows are not worth a copy.
     fn lies(&self, rows: usize, columns: usize, width: usize) -> bool {
         let whole = columns.is_multiple_of(width) && self.factor == 1.0 && self.inner > 0;
@@ -94,13 +102,21 @@ struct Packing {
     /// Numbers from one inner index to the next.
     step: usize,
     inner: usize,
+    /// Whether each number is a pair of bf16 numbers of two inner indices.
+    pairs: bool,
 }
 
 /// Writes the sum of `start` and the terms, `[rows, columns]`, subnormal numbers made zero. Where the start is the output itself it must be
 /// written.
 ///
 /// A number of the result is added up in one order whatever the number of threads.
-pub(crate) fn multiply(level: Level, [rows, columns]: [usize; 2], terms: &[Term<'_>], start: Start<'_>, out: Place<'_>) {
+pub(crate) fn multiply(
+    level: Level,
+    [rows, columns]: [usize; 2],
+    terms: &[Term<'_>],
+    start: Start<'_>,
+    out: Place<'_>,
+) {
     let empty = rows * columns == 0;
     let Place { slots, strides: [down, across] } = out;
     assert!(empty || (rows - 1) * down + (columns - 1) * across < slots.len(), "the output is too short");
@@ -120,6 +136,8 @@ pub(crate) fn multiply(level: Level, [rows, columns]: [usize; 2], terms: &[Term<
     let width = width(level, columns);
     // All terms are packed for some columns, and some of their rows where that is too much.
     let inner: usize = terms.iter().filter(|term| !term.lies(rows, columns, width)).map(|term| term.inner).sum();
+    let rounded: Vec<Vec<u32>> =
+        terms.iter().map(|term| term.bf16(level).map_or(vec![], |_| round(level, term, rows))).collect();
     let unit = terms.iter().map(|term| term.right.block()).fold(width, usize::max);
     let steps = terms.iter().map(|term| term.inner.div_ceil(INNER)).max().unwrap_or(0).max(1);
     let deep = inner.div_ceil(steps).max(1);
@@ -135,7 +153,14 @@ pub(crate) fn multiply(level: Level, [rows, columns]: [usize; 2], terms: &[Term<
                 unit,
                 parts: terms
                     .iter()
-                    .map(|term| (term, (step * INNER).min(term.inner)..((step + 1) * INNER).min(term.inner)))
+                    .zip(&rounded)
+                    .map(|(term, rounded)| Part {
+                        term,
+                        inner: (step * INNER).min(term.inner)..((step + 1) * INNER).min(term.inner),
+                        rounded,
+                        lies: term.lies(rows, columns, width),
+                        bf16: term.bf16(level),
+                    })
                     .collect(),
                 start: if step == 0 { start } else { Start::Output },
                 last: step + 1 == steps,
@@ -143,6 +168,64 @@ pub(crate) fn multiply(level: Level, [rows, columns]: [usize; 2], terms: &[Term<
             strip.multiply(level, &mut buffer, out, [down, across]);
         }
     }
+}
+
+/// Some of a term's inner indices.
+struct Part<'a> {
+    term: &'a Term<'a>,
+    inner: Range<usize>,
+    /// See [`Term::lies`].
+    lies: bool,
+    /// See [`Term::bf16`].
+    bf16: Option<&'a Packed>,
+    /// The left side as pairs of bf16 numbers, row after row, where they are multiplied.
+    rounded: &'a [u32],
+}
+
+impl Part<'_> {
+    /// Rows of its panels.
+    fn deep(&self) -> usize {
+        match (self.lies, self.bf16) {
+            (true, _) => 0,
+            (_, Some(_)) => self.inner.len().div_ceil(2),
+            (_, None) => self.inner.len(),
+        }
+    }
+
+    /// What the inner loop reads for the rows from `row` on, with a panel of `width` columns.
+    fn packing(&self, row: usize, panel: &[f32], width: usize) -> Packing {
+        let (term, inner) = (self.term, self.inner.len());
+        let [down, along] = term.left.strides;
+        if self.bf16.is_some() {
+            let stride = term.inner.div_ceil(2);
+            let left = self.rounded[(row * stride + self.inner.start / 2).min(self.rounded.len())..].as_ptr().cast();
+            return Packing {
+                left,
+                strides: [stride, 1],
+                panel: panel.as_ptr(),
+                step: width,
+                inner: self.deep(),
+                pairs: true,
+            };
+        }
+        let offset = if inner == 0 { 0 } else { row * down + self.inner.start * along };
+        let left = term.left.numbers[offset..].as_ptr();
+        Packing { left, strides: [down, along], panel: panel.as_ptr(), step: width, inner, pairs: false }
+    }
+}
+
+/// The left side rounded to pairs of bf16 numbers, each row filled up to whole pairs.
+fn round(level: Level, term: &Term<'_>, rows: usize) -> Vec<u32> {
+    let (Left { numbers, strides: [down, along] }, inner) = (term.left, term.inner);
+    assert_eq!(along, 1, "what is rounded lies row by row");
+    let stride = inner.div_ceil(2);
+    let mut rounded = vec![0; rows * stride];
+    if stride > 0 {
+        rounded.par_chunks_mut(stride).enumerate().for_each(|(row, out)| {
+            round_row(level, &numbers[row * down..][..inner], out);
+        });
+    }
+    rounded
 }
 
 /// Some columns of a product, over some of the inner indices.
@@ -153,7 +236,7 @@ struct Strip<'a> {
     width: usize,
     /// Columns that are packed together.
     unit: usize,
-    parts: Vec<(&'a Term<'a>, Range<usize>)>,
+    parts: Vec<Part<'a>>,
     start: Start<'a>,
     /// Whether this completes the sums.
     last: bool,
@@ -162,8 +245,7 @@ struct Strip<'a> {
 impl Strip<'_> {
     fn multiply(&self, level: Level, buffer: &mut Vec<f32>, out: Shared, [down, across]: [usize; 2]) {
         let Self { rows, ref columns, width, unit, ref parts, start, last } = *self;
-        let lies = |term: &Term<'_>| term.lies(rows, columns.len(), width);
-        let deep: usize = parts.iter().filter(|(term, _)| !lies(term)).map(|(_, inner)| inner.len()).sum();
+        let deep: usize = parts.iter().map(Part::deep).sum();
         let panels = columns.len().div_ceil(width);
         buffer.clear();
         buffer.reserve(panels * width * deep);
@@ -172,9 +254,9 @@ impl Strip<'_> {
         slots.par_chunks_mut((unit / width * width * deep).max(1)).enumerate().for_each(|(i, slots)| {
             let from = columns.start + i * unit;
             let mut offset = 0;
-            for (term, inner) in parts.iter().filter(|(term, _)| !lies(term)) {
-                pack(level, term, inner.clone(), from..columns.end.min(from + unit), [width, deep, offset], slots);
-                offset += inner.len() * width;
+            for part in parts {
+                pack(level, part, from..columns.end.min(from + unit), [width, deep, offset], slots);
+                offset += part.deep() * width;
             }
         });
         // SAFETY: `pack` writes every slot of a term's part of its panels, and the parts cover all slots.
@@ -188,19 +270,16 @@ impl Strip<'_> {
             let from = columns.start + panel * width;
             let count = width.min(columns.end - from);
             let mut at = panel * width * deep;
-            let packings = parts.iter().map(|(term, inner)| {
-                let [row, step] = term.left.strides;
-                let offset = if inner.is_empty() { 0 } else { taken.start * row + inner.start * step };
-                let left = term.left.numbers[offset.min(term.left.numbers.len())..].as_ptr();
-                let (panel, step_right) = match term.right {
-                    Right::Rows(numbers, stride) if lies(term) => (&numbers[inner.start * stride + from..], stride),
-                    _ => {
-                        let panel = &buffer[at..];
-                        at += inner.len() * width;
-                        (panel, width)
-                    }
-                };
-                Packing { left, strides: [row, step], panel: panel.as_ptr(), step: step_right, inner: inner.len() }
+            let packings = parts.iter().map(|part| match part.term.right {
+                Right::Rows(numbers, stride) if part.lies => {
+                    let panel = &numbers[(part.inner.start * stride + from).min(numbers.len())..];
+                    part.packing(taken.start, panel, stride)
+                }
+                _ => {
+                    let packing = part.packing(taken.start, &buffer[at..], width);
+                    at += part.deep() * width;
+                    packing
+                }
             });
             let packings: Vec<Packing> = packings.collect();
             let start = match start {
@@ -268,7 +347,16 @@ unsafe fn block_of(
                 }
                 Start::Output => (place.cast_const(), down),
             };
-            tile(level, width, taken, &moved, from, (to, stride), last);
+            // What is left of the terms starts from the sums of the pairs.
+            let (pairs, others) = moved.split_at(moved.iter().take_while(|packing| packing.pairs).count());
+            let mut from = from;
+            if !pairs.is_empty() {
+                tile(level, width, taken, pairs, from, (to, stride), last && others.is_empty());
+                from = (to.cast_const(), stride);
+            }
+            if pairs.is_empty() || !others.is_empty() {
+                tile(level, width, taken, others, from, (to, stride), last);
+            }
             if beside {
                 for (i, edge) in edge.chunks_exact(MOST_COLUMNS).take(taken).enumerate() {
                     let place = place.add(i * down);
@@ -327,6 +415,11 @@ unsafe fn tile(
         Kind::Portable => by_rows!(portable, 8, 1 2 3 4 5 6),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => by_rows!(avx2, 8, 1 2 3 4 5 6),
+        // Pairs are made at this level alone, where `Level::has_bf16` holds.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 if packings.iter().any(|packing| packing.pairs) => {
+            by_rows!(avx512_pairs, 16, 1 2 3 4 5 6 7 8 9 10 11 12)
+        }
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => by_rows!(avx512, 16, 1 2 3 4 5 6 7 8 9 10 11 12),
     }
@@ -432,8 +525,22 @@ mod x86 {
         store |at, x| _mm512_storeu_ps(at, x)
     }
 
+    tiles! {
+        #[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+        avx512_pairs, __m512, 16,
+        zero _mm512_setzero_ps(),
+        load |at| _mm512_loadu_ps(at),
+        splat |at: *const f32| _mm512_set1_ps(*at),
+        fma |a, b, c| _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)),
+        normal |x| {
+            let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
+            _mm512_maskz_mov_ps(large, x)
+        },
+        store |at, x| _mm512_storeu_ps(at, x)
+    }
+
     /// Turns squares of eight: `out[j·width + i] = factor·numbers[i·stride + j]` for `i` below `count` and `j` below `inner`, which must be
-    /// multiples of eight.
+    /// multiples of eight. Without a factor the bits are left alone.
     ///
     /// # Safety
     /// All these places must exist, and the processor must have AVX2.
@@ -442,16 +549,19 @@ mod x86 {
         numbers: *const f32,
         stride: usize,
         [count, inner]: [usize; 2],
-        factor: f32,
+        factor: Option<f32>,
         out: *mut f32,
         width: usize,
     ) {
-        let factor = _mm256_set1_ps(factor);
+        let scale = _mm256_set1_ps(factor.unwrap_or(1.0));
         for j in (0..inner).step_by(8) {
             for i in (0..count).step_by(8) {
                 // SAFETY: by the caller's promise.
                 unsafe {
-                    let row = |k: usize| _mm256_mul_ps(factor, _mm256_loadu_ps(numbers.add((i + k) * stride + j)));
+                    let row = |k: usize| {
+                        let row = _mm256_loadu_ps(numbers.add((i + k) * stride + j));
+                        if factor.is_some() { _mm256_mul_ps(scale, row) } else { row }
+                    };
                     let pairs = |k| {
                         let (a, b) = (row(k), row(k + 1));
                         [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)]
@@ -517,49 +627,158 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Writes some columns of a term's right side as panels `[inner, width]`, with zeros beyond the columns. The parts of all terms that
+/// Writes some columns of a term's right side as panels `[deep, width]`, with zeros beyond the columns. The parts of all terms that
 /// make up a panel are `deep` rows together; this one starts `offset` numbers after the panel.
 fn pack(
     level: Level,
-    term: &Term<'_>,
-    inner: Range<usize>,
+    part: &Part<'_>,
     columns: Range<usize>,
     [width, deep, offset]: [usize; 3],
     out: &mut [MaybeUninit<f32>],
 ) {
-    if inner.is_empty() {
+    let (inner, factor) = (&part.inner, part.term.factor);
+    let own = part.deep() * width;
+    if own == 0 {
         return;
     }
-    let mut fill = |numbers: &[f32], stride: usize, turned: bool| {
-        for (i, out) in out.chunks_exact_mut(width * deep).enumerate() {
-            let from = i * width;
-            let (count, out) = (width.min(columns.len() - from), &mut out[offset..][..inner.len() * width]);
-            if turned {
-                pack_turned(level, &numbers[from * stride..], stride, [count, inner.len()], term.factor, width, out);
+    // Each panel: its first column from here, how many there are, and the part of it that is this term's.
+    let panels = out.chunks_exact_mut(width * deep).enumerate().map(|(i, out)| {
+        let from = i * width;
+        (from, width.min(columns.len() - from), &mut out[offset..][..own])
+    });
+    if let Some(matrix) = part.bf16 {
+        for (from, count, out) in panels {
+            let columns = columns.start + from..columns.start + from + count;
+            if matches!(part.term.right, Right::PackedTurned(_)) {
+                pair_turned(level, matrix, inner.clone(), columns, width, out);
             } else {
-                pack_rows(level, &numbers[from..], stride, count, term.factor, width, out);
+                pair_rows(level, matrix, inner.clone(), columns, width, out);
+            }
+        }
+        return;
+    }
+    let fill = |numbers: &[f32], stride: usize, turned: bool| {
+        for (from, count, out) in panels {
+            if turned {
+                pack_turned(level, &numbers[from * stride..], stride, [count, inner.len()], Some(factor), width, out);
+            } else {
+                pack_rows(level, &numbers[from..], stride, count, factor, width, out);
             }
         }
     };
-    let unpacked = |matrix: &Packed, rows: Range<usize>, columns: Range<usize>, then: &mut dyn FnMut(&[f32])| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(scratch.len().max(rows.len() * columns.len()), 0.0);
-            matrix.unpack(rows, columns, scratch);
-            then(scratch);
-        });
-    };
-    match term.right {
+    match part.term.right {
         Right::Rows(numbers, stride) => fill(&numbers[inner.start * stride + columns.start..], stride, false),
         Right::Turned(numbers, stride) => fill(&numbers[columns.start * stride + inner.start..], stride, true),
         Right::Packed(matrix) => {
-            let stride = columns.len();
-            unpacked(matrix, inner.clone(), columns.clone(), &mut |numbers| fill(numbers, stride, false));
+            unpacked(matrix, inner.clone(), columns.clone(), |numbers| fill(numbers, columns.len(), false))
         }
         Right::PackedTurned(matrix) => {
-            let stride = inner.len();
-            unpacked(matrix, columns.clone(), inner.clone(), &mut |numbers| fill(numbers, stride, true));
+            unpacked(matrix, columns.clone(), inner.clone(), |numbers| fill(numbers, inner.len(), true))
         }
     }
+}
+
+/// Calls `then` with the numbers of some rows and columns of a packed matrix.
+fn unpacked(matrix: &Packed, rows: Range<usize>, columns: Range<usize>, then: impl FnOnce(&[f32])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(scratch.len().max(rows.len() * columns.len()), 0.0);
+        matrix.unpack(rows, columns, scratch);
+        then(scratch);
+    });
+}
+
+/// Writes pairs of the rows of a bf16 matrix `[inner, columns]` as a panel.
+fn pair_rows(
+    level: Level,
+    matrix: &Packed,
+    inner: Range<usize>,
+    columns: Range<usize>,
+    width: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let (numbers, [_, stride]) = (matrix.bf16(), matrix.dims());
+    for (row, out) in inner.clone().step_by(2).zip(out.chunks_exact_mut(width)) {
+        let row_at = |row: usize| &numbers[row * stride + columns.start..][..columns.len()];
+        let (out, beyond) = out.split_at_mut(columns.len());
+        // The last row may have no other.
+        let other = if row + 1 < inner.end { row_at(row + 1) } else { &[] };
+        pair(level, row_at(row), other, out);
+        beyond.fill(MaybeUninit::new(0.0));
+    }
+}
+
+/// Writes pairs of the columns of a bf16 matrix `[columns, inner]` as a panel.
+fn pair_turned(
+    level: Level,
+    matrix: &Packed,
+    inner: Range<usize>,
+    columns: Range<usize>,
+    width: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let (numbers, [_, stride]) = (matrix.bf16(), matrix.dims());
+    SCRATCH.with_borrow_mut(|scratch| {
+        let (pairs, count) = (inner.len().div_ceil(2), columns.len());
+        scratch.resize(scratch.len().max(count * pairs), 0.0);
+        for (row, out) in columns.zip(scratch.chunks_exact_mut(pairs)) {
+            let row = &numbers[row * stride + inner.start..][..inner.len()];
+            let (whole, rest) = row.as_chunks::<2>();
+            for (out, [low, high]) in out.iter_mut().zip(whole) {
+                *out = f32::from_bits(joined(*low, *high));
+            }
+            if let ([low], Some(out)) = (rest, out.last_mut()) {
+                *out = f32::from_bits(joined(*low, [0; 2]));
+            }
+        }
+        pack_turned(level, scratch, pairs, [count, pairs], None, width, out);
+    });
+}
+
+vectorised! {
+    /// Pairs of the numbers of two rows; a row that is not there is zeros.
+    fn pair(low: &[[u8; 2]], high: &[[u8; 2]], out: &mut [MaybeUninit<f32>]) = pair_body
+}
+vectorised! {
+    /// Rounds a row to bf16, in pairs; the last pair may lack its other number.
+    fn round_row(numbers: &[f32], out: &mut [u32]) = round_row_body
+}
+
+#[inline(always)]
+fn pair_body<const FMA: bool>(low: &[[u8; 2]], high: &[[u8; 2]], out: &mut [MaybeUninit<f32>]) {
+    if high.is_empty() {
+        for (out, low) in out.iter_mut().zip(low) {
+            out.write(f32::from_bits(joined(*low, [0; 2])));
+        }
+    } else {
+        for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
+            out.write(f32::from_bits(joined(*low, *high)));
+        }
+    }
+}
+
+/// Two bf16 numbers in one.
+#[inline(always)]
+fn joined([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
+    u32::from_le_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+fn round_row_body<const FMA: bool>(numbers: &[f32], out: &mut [u32]) {
+    let (whole, rest) = numbers.as_chunks::<2>();
+    for (out, [low, high]) in out.iter_mut().zip(whole) {
+        *out = to_bf16(*low) | to_bf16(*high) << 16;
+    }
+    if let ([low], Some(out)) = (rest, out.last_mut()) {
+        *out = to_bf16(*low);
+    }
+}
+
+/// The nearest bf16 number, ties to even, as its bits; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7FFF + (bits >> 16 & 1))) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
 }
 
 vectorised! {
@@ -568,13 +787,14 @@ vectorised! {
         numbers: &[f32], stride: usize, count: usize, factor: f32, width: usize, out: &mut [MaybeUninit<f32>],
     ) = pack_rows_body
 }
-/// Copies columns of `count` rows, `stride` apart, of `inner` numbers each, times a factor.
+/// Copies columns of `count` rows, `stride` apart, of `inner` numbers each, times a factor. Without a factor the bits are left
+/// alone: they may be pairs.
 fn pack_turned(
     level: Level,
     numbers: &[f32],
     stride: usize,
     [count, inner]: [usize; 2],
-    factor: f32,
+    factor: Option<f32>,
     width: usize,
     out: &mut [MaybeUninit<f32>],
 ) {
@@ -593,7 +813,8 @@ fn pack_turned(
     for (i, out) in out.chunks_exact_mut(width).enumerate().take(inner) {
         let done = if i < along { across } else { 0 };
         for (column, out) in out.iter_mut().enumerate().skip(done) {
-            out.write(if column < count { factor * numbers[column * stride + i] } else { 0.0 });
+            let number = if column < count { numbers[column * stride + i] } else { 0.0 };
+            out.write(factor.map_or(number, |factor| factor * number));
         }
     }
 }

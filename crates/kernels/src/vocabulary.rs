@@ -1,7 +1,7 @@
 //! Cross-entropy over a vocabulary, some rows' scores at a time.
 
-use crate::memory::Output;
 use crate::linear::{self, Source};
+use crate::memory::Output;
 use crate::simd::{Level, exp, fold, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
