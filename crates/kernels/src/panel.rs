@@ -66,6 +66,21 @@ impl<'a> Term<'a> {
         }
     }
 
+    /// Panics where a side is too short for such a result, which must have numbers.
+    fn check(&self, [rows, columns]: [usize; 2]) {
+        let (inner, [down, along]) = (self.inner, self.left.strides);
+        if inner == 0 {
+            return;
+        }
+        assert!((rows - 1) * down + (inner - 1) * along < self.left.numbers.len(), "the left side is too short");
+        match self.right {
+            Right::Rows(numbers, stride) => assert!((inner - 1) * stride + columns <= numbers.len()),
+            Right::Turned(numbers, stride) => assert!((columns - 1) * stride + inner <= numbers.len()),
+            Right::Packed(matrix) => assert_eq!(matrix.dims(), [inner, columns]),
+            Right::PackedTurned(matrix) => assert_eq!(matrix.dims(), [columns, inner]),
+        }
+    }
+
     /// Whether the right side is read where it lies: so few rows are not worth a copy.
     fn lies(&self, rows: usize, columns: usize, width: usize) -> bool {
         let whole = columns.is_multiple_of(width) && self.factor == 1.0 && self.inner > 0;
@@ -120,15 +135,8 @@ pub(crate) fn multiply(
     let empty = rows * columns == 0;
     let Place { slots, strides: [down, across] } = out;
     assert!(empty || (rows - 1) * down + (columns - 1) * across < slots.len(), "the output is too short");
-    for term in terms.iter().filter(|term| !empty && term.inner > 0) {
-        let [row, inner] = term.left.strides;
-        assert!((rows - 1) * row + (term.inner - 1) * inner < term.left.numbers.len(), "the left side is too short");
-        match term.right {
-            Right::Rows(numbers, stride) => assert!((term.inner - 1) * stride + columns <= numbers.len()),
-            Right::Turned(numbers, stride) => assert!((columns - 1) * stride + term.inner <= numbers.len()),
-            Right::Packed(matrix) => assert_eq!(matrix.dims(), [term.inner, columns]),
-            Right::PackedTurned(matrix) => assert_eq!(matrix.dims(), [columns, term.inner]),
-        }
+    for term in terms.iter().filter(|_| !empty) {
+        term.check([rows, columns]);
     }
     if empty {
         return;
@@ -168,6 +176,42 @@ pub(crate) fn multiply(
             strip.multiply(level, &mut buffer, out, [down, across]);
         }
     }
+}
+
+/// [`multiply`] of one dense term on the thread that asks, a panel at a time.
+///
+/// # Safety
+/// The matrix at `out` must lie in memory no one else uses meanwhile, written before where it is the start.
+pub(crate) unsafe fn multiply_here(
+    level: Level,
+    [rows, columns]: [usize; 2],
+    term: &Term<'_>,
+    start: Start<'_>,
+    (out, [down, across]): (*mut f32, [usize; 2]),
+) {
+    term.check([rows, columns]);
+    let (inner, width) = (term.inner, width(level, columns));
+    HERE.with_borrow_mut(|panel| {
+        panel.resize(panel.len().max(inner * width), 0.0);
+        for from in (0..columns).step_by(width) {
+            let count = width.min(columns - from);
+            let part = Part { term, inner: 0..inner, lies: false, bf16: None, rounded: &[] };
+            let room = &mut panel[..inner * width];
+            // SAFETY: numbers are as good as room for numbers, and `pack` writes nothing else.
+            let room = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) };
+            pack(level, &part, from..from + count, [width, inner, 0], room);
+            let start = match start {
+                Start::Columns(start) => Start::Columns(&start[from..from + count]),
+                Start::Zero | Start::Rows(_) | Start::Output => start,
+            };
+            let packing = part.packing(0, panel, width);
+            // SAFETY: the sizes of both sides were checked; the rest is the caller's promise.
+            unsafe {
+                let out = (out.add(from * across), [down, across]);
+                block_of(level, width, &[packing], [rows, count], start, out, true);
+            }
+        }
+    });
 }
 
 /// Some of a term's inner indices.
@@ -625,6 +669,8 @@ mod portable {
 thread_local! {
     /// What a task has unpacked. No task waits for another while it holds this.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// The panel of a product on one thread.
+    static HERE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Writes some columns of a term's right side as panels `[deep, width]`, with zeros beyond the columns. The parts of all terms that
