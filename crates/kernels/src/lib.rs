@@ -8,7 +8,7 @@
 //! - **no subnormal number** in a result or a gradient: what is too small for a normal f32 is exactly zero, since one subnormal
 //!   operand makes a product tens of times slower;
 //! - the best vector instructions the processor offers, chosen when the program runs; `ACCLIMATE_SIMD=avx2` or `portable` lowers
-//!   the choice (read once);
+//!   the choice (read once), and `off` leaves everything to Burn's own operations, for comparison;
 //! - results that do not depend on the number of threads.
 //!
 //! Second derivatives are not offered: Burn has none.
@@ -187,5 +187,5 @@ fn has_kernels(device: &Device, kind: DType) -> bool {
         DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
         device => matches!(device, DispatchDevice::Flex(_)),
     };
-    on_processor && kind == DType::F32
+    on_processor && kind == DType::F32 && simd::in_use()
 }
