@@ -179,6 +179,15 @@ impl Params {
         }
     }
 
+    /// Takes a tensor out of its place, which holds no number until another is inserted there: whoever has it may be the only owner of
+    /// its buffer, and write over it.
+    pub fn take(&mut self, name: &str) -> Option<AnyTensor> {
+        let at = *self.index.get(name)?;
+        let tensor = &mut self.entries[at].1;
+        let empty = Tensor::<1>::empty([0], (&tensor.device(), tensor.dtype()));
+        Some(std::mem::replace(tensor, empty.into()))
+    }
+
     /// The tensor of that name, if there is one.
     pub fn any(&self, name: &str) -> Option<&AnyTensor> {
         self.index.get(name).map(|&at| &self.entries[at].1)

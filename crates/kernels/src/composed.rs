@@ -1,6 +1,7 @@
 //! The same functions composed of Burn operations: what runs on other devices and number types, and the reference in tests.
 
 use crate::Visible;
+use crate::moments::{Adamw, DadaptAdam, DadaptAdamStep};
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
@@ -97,4 +98,41 @@ pub fn layer_norm(x: Tensor<3>, scale: Tensor<1>, shift: Tensor<1>, eps: f64) ->
 /// [`Matrix::cross_entropy`](crate::Matrix::cross_entropy).
 pub fn cross_entropy(scores: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     activation::log_softmax(scores, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg()
+}
+
+/// [`moments::adamw`](crate::moments::adamw).
+pub fn adamw(g: Tensor<1>, [m, v]: [Tensor<1>; 2], step: Adamw) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let Adamw { beta1, beta2, root, eps, rate } = step;
+    let m = m * beta1 + g.clone() * (1.0 - beta1);
+    let v = v * beta2 + g.square() * (1.0 - beta2);
+    (m.clone() / (v.clone().sqrt() / root + eps) * -rate, [m, v])
+}
+
+/// [`moments::dadapt_adam`](crate::moments::dadapt_adam).
+pub fn dadapt_adam(g: Tensor<1>, [m, v, s]: [Tensor<1>; 3], step: DadaptAdam) -> DadaptAdamStep {
+    let DadaptAdam { beta1, beta2, eps, rate, scale } = step;
+    let b = beta2.sqrt();
+    let product = wide(g.clone() * (s.clone() / (v.clone().sqrt() + eps))).sum();
+    let m = m * beta1 + g.clone() * (scale * rate * (1.0 - beta1));
+    let v = v * beta2 + g.clone().square() * (1.0 - beta2);
+    let s = s * b + g * (rate * (1.0 - b));
+    let norm = wide(s.clone().abs()).sum();
+    let movement = -m.clone() / (v.clone().sqrt() + eps);
+    DadaptAdamStep { movement, state: [m, v, s], product, norm }
+}
+
+/// [`moments::moved`](crate::moments::moved).
+pub fn moved(x: Tensor<1>, movement: Tensor<1>, factor: f64) -> (Tensor<1>, Tensor<1>) {
+    let x = if factor == 1.0 { x } else { x * factor };
+    let next = x + movement;
+    (next.clone(), wide(next.abs()).sum())
+}
+
+/// [`moments::squares`](crate::moments::squares).
+pub fn squares(x: Tensor<1>) -> Tensor<1> {
+    wide(x).square().sum()
+}
+
+fn wide(x: Tensor<1>) -> Tensor<1> {
+    x.cast(DType::F64)
 }

@@ -24,6 +24,7 @@ mod extension;
 mod formats;
 mod gate;
 mod memory;
+pub mod moments;
 mod norm;
 mod packed;
 mod product;
