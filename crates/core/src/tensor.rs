@@ -50,6 +50,11 @@ impl AnyTensor {
         self.0.clone()
     }
 
+    /// As [`AnyTensor::elements`], without a second handle on the buffer.
+    pub fn into_elements(self) -> Tensor<1> {
+        self.0
+    }
+
     /// The inverse of [`AnyTensor::elements`].
     pub fn from_elements(elements: Tensor<1>) -> Self {
         Self(elements)

@@ -2,6 +2,7 @@
 
 use crate::Visible;
 use crate::moments::{Adamw, DadaptAdam, DadaptAdamStep};
+use crate::sinkhorn::{Sinkhorn, Transport};
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
@@ -126,6 +127,46 @@ pub fn moved(x: Tensor<1>, movement: Tensor<1>, factor: f64) -> (Tensor<1>, Tens
     let x = if factor == 1.0 { x } else { x * factor };
     let next = x + movement;
     (next.clone(), wide(next.abs()).sum())
+}
+
+/// The potentials of [`sinkhorn`](crate::sinkhorn), the iterations and the last error.
+pub fn sinkhorn(
+    cost: Tensor<2>,
+    a: Tensor<1>,
+    b: Tensor<1>,
+    settings: &Sinkhorn,
+) -> (Tensor<1>, Tensor<1>, usize, f64) {
+    let ([n, m], epsilon) = (cost.dims(), settings.epsilon);
+    let scores = cost / -epsilon;
+    let (log_a, log_b) = (a.log().reshape([n, 1]), b.clone().log().reshape([1, m]));
+    let (mut f, mut g) = (log_a.zeros_like(), log_b.zeros_like());
+    let (mut iterations, mut error) = (0, f64::INFINITY);
+    while iterations < settings.iterations && error > settings.tolerance {
+        f = -log_sum(scores.clone() + log_b.clone() + g.clone(), 1);
+        let log = log_sum(scores.clone() + log_a.clone() + f.clone(), 0);
+        let off = ((g + log.clone()).exp() - 1.0).abs().reshape([m]) * b.clone();
+        // A place without mass may have an infinite potential.
+        let off = off.mask_fill(b.clone().equal_elem(0.0), 0.0).sum();
+        error = off.into_data().iter::<f64>().sum();
+        g = -log;
+        iterations += 1;
+    }
+    ((f * epsilon).reshape([n]), (g * epsilon).reshape([m]), iterations, error)
+}
+
+/// `log Σ exp(x)` along an axis; −∞ where all are.
+fn log_sum(x: Tensor<2>, axis: usize) -> Tensor<2> {
+    let least = if x.dtype() == DType::F16 { -65_504.0 } else { f64::from(f32::MIN) };
+    let most = x.clone().max_dim(axis).clamp_min(least);
+    (x - most.clone()).exp().sum_dim(axis).log() + most
+}
+
+/// [`plan`](crate::plan).
+pub fn plan(solution: &Transport, cost: Tensor<2>, a: Tensor<1>, b: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    let [n, m] = cost.dims();
+    let rows = (solution.f.clone() / epsilon + a.log()).reshape([n, 1]);
+    let columns = (solution.g.clone() / epsilon + b.log()).reshape([1, m]);
+    (rows + columns - cost / epsilon).exp()
 }
 
 /// [`moments::squares`](crate::moments::squares).

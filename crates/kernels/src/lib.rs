@@ -28,8 +28,10 @@ pub mod moments;
 mod norm;
 mod packed;
 mod product;
+mod real;
 mod rotary;
 mod simd;
+mod sinkhorn;
 mod vocabulary;
 
 use burn::backend::{Dispatch, DispatchDevice};
@@ -37,6 +39,7 @@ use burn::tensor::{DType, Device, Tensor};
 use extension::Fused;
 pub use formats::Format;
 pub use packed::{Matrix, Packed};
+pub use sinkhorn::{Sinkhorn, Transport, plan, sinkhorn};
 use std::sync::Arc;
 
 /// Exact GELU, `x·Φ(x)` with Φ the normal distribution function, any shape. As in PyTorch −∞ gives NaN.

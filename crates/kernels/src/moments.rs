@@ -17,6 +17,9 @@ use std::mem::MaybeUninit;
 /// Partial sums of a chunk, so that the compiler can use vectors.
 const LANES: usize = 16;
 
+/// Numbers of a chunk whose terms are held for the sums; whole vectors of lanes.
+const BLOCK: usize = 256;
+
 /// The numbers of an AdamW step.
 #[derive(Clone, Copy, Debug)]
 pub struct Adamw {
@@ -240,36 +243,29 @@ fn dadapt_body<const FMA: bool>(
     let [beta1, beta2, decay, eps] = [step.beta1, step.beta2, b, step.eps].map(|x| x as f32);
     let new1 = (step.scale * step.rate * (1.0 - step.beta1)) as f32;
     let [new2, new] = [1.0 - step.beta2, step.rate * (1.0 - b)].map(|x| x as f32);
-    let one = |g: f32, m: &mut f32, v: &mut f32, s: &mut f32, out: &mut MaybeUninit<f32>| {
-        let product = g * (*s / (v.sqrt() + eps));
-        *m = normal(mul_add::<FMA>(*m, beta1, g * new1));
-        *v = normal(mul_add::<FMA>(*v, beta2, g * g * new2));
-        *s = normal(mul_add::<FMA>(*s, decay, g * new));
-        out.write(normal(-*m / (v.sqrt() + eps)));
-        [product, s.abs()]
-    };
     let mut partial = [[0.0; LANES]; 2];
-    let whole = g.len() / LANES * LANES;
-    let (g, g_rest) = g.as_chunks::<LANES>();
-    let ((m, m_rest), (v, v_rest), (s, s_rest)) =
-        (m.as_chunks_mut::<LANES>(), v.as_chunks_mut::<LANES>(), s.as_chunks_mut::<LANES>());
-    let (out, out_rest) = out.split_at_mut(whole);
-    let out = out.as_chunks_mut::<LANES>().0;
-    for ((((g, m), v), s), out) in g.iter().zip(m).zip(v).zip(s).zip(out) {
-        let mut terms = [[0.0; LANES]; 2];
-        for i in 0..LANES {
-            [terms[0][i], terms[1][i]] = one(g[i], &mut m[i], &mut v[i], &mut s[i], &mut out[i]);
+    let mut state = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK)).zip(s.chunks_mut(BLOCK));
+    for (g, out) in g.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+        let ((m, v), s) = state.next().expect("the state has the length of the gradient");
+        // Kept apart from the sums, each of the two loops becomes one of whole vectors.
+        let mut terms = [[0.0; BLOCK]; 2];
+        let [products, sizes] = &mut terms;
+        let numbers = g.iter().zip(m).zip(v).zip(s).zip(out).zip(products).zip(sizes);
+        for ((((((&g, m), v), s), out), product), size) in numbers {
+            *product = g * (*s / (v.sqrt() + eps));
+            *m = normal(mul_add::<FMA>(*m, beta1, g * new1));
+            *v = normal(mul_add::<FMA>(*v, beta2, g * g * new2));
+            *s = normal(mul_add::<FMA>(*s, decay, g * new));
+            *size = s.abs();
+            out.write(normal(-*m / (v.sqrt() + eps)));
         }
-        for (partial, terms) in partial.iter_mut().zip(terms) {
-            for i in 0..LANES {
-                partial[i] += f64::from(terms[i]);
+        for (partial, terms) in partial.iter_mut().zip(&terms) {
+            for terms in terms.as_chunks::<LANES>().0 {
+                for i in 0..LANES {
+                    partial[i] += f64::from(terms[i]);
+                }
             }
         }
-    }
-    for ((((&g, m), v), s), out) in g_rest.iter().zip(m_rest).zip(v_rest).zip(s_rest).zip(out_rest) {
-        let terms = one(g, m, v, s, out);
-        partial[0][0] += f64::from(terms[0]);
-        partial[1][0] += f64::from(terms[1]);
     }
     for (sum, partial) in sums.iter_mut().zip(partial) {
         *sum += partial.iter().sum::<f64>();

@@ -170,7 +170,7 @@ impl Host {
                 return Err(Error::unknown("movement", name, made.movement.names()));
             };
             let decay = if self.settings.decoupled { self.decay(index) * rate } else { 0.0 };
-            let (x, sum) = moments::moved(x.elements(), movement.elements(), 1.0 - decay);
+            let (x, sum) = moments::moved(x.elements(), movement.into_elements(), 1.0 - decay);
             next.insert(name, AnyTensor::from_elements(x));
             sums.push(sum);
         }

@@ -35,7 +35,7 @@ fn slot(field: &Params, name: &str) -> Result<Tensor<1>> {
 /// The same, taken out of the state, so that a step may write over them. What comes of it must be inserted again.
 fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
     match field.take(name) {
-        Some(tensor) => Ok(tensor.elements()),
+        Some(tensor) => Ok(tensor.into_elements()),
         None => Err(Error::unknown("optimiser state", name, field.names())),
     }
 }
