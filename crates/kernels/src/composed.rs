@@ -2,6 +2,7 @@
 
 use crate::Visible;
 use crate::moments::{Adamw, DadaptAdam, DadaptAdamStep};
+use crate::pairwise::Measure;
 use crate::sinkhorn::{Sinkhorn, Transport};
 use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
@@ -159,6 +160,42 @@ fn log_sum(x: Tensor<2>, axis: usize) -> Tensor<2> {
     let least = if x.dtype() == DType::F16 { -65_504.0 } else { f64::from(f32::MIN) };
     let most = x.clone().max_dim(axis).clamp_min(least);
     (x - most.clone()).exp().sum_dim(axis).log() + most
+}
+
+/// [`pairwise`](crate::pairwise), of `x` and itself if `same`.
+pub fn pairwise(x: Tensor<2>, y: Tensor<2>, same: bool, measure: Measure) -> Tensor<2> {
+    let ([n, features], [m, _]) = (x.dims(), y.dims());
+    let squares = |x: Tensor<2>| (x.clone() * x).sum_dim(1);
+    let products = |x: Tensor<2>, y: Tensor<2>| x.matmul(y.transpose());
+    let sums = match measure {
+        _ if n * m == 0 => return Tensor::zeros([n, m], (&x.device(), x.dtype())),
+        Measure::SquaredEuclidean | Measure::Rbf(_) => {
+            let both = squares(x.clone()) + squares(y.clone()).transpose();
+            (both - products(x, y) * 2.0).clamp_min(0.0)
+        }
+        Measure::L1 | Measure::Laplace(_) => {
+            let (x, y) = (x.reshape([n, 1, features]), y.reshape([1, m, features]));
+            (x - y).abs().sum_dim(2).reshape([n, m])
+        }
+        Measure::Cosine => {
+            // A row of zeros keeps its products of zero.
+            let norm = |x: Tensor<2>| {
+                let square = squares(x);
+                square.clone().mask_fill(square.equal_elem(0.0), 1.0).sqrt()
+            };
+            let lengths = norm(x.clone()) * norm(y.clone()).transpose();
+            (-products(x, y) / lengths + 1.0).clamp(0.0, 2.0)
+        }
+    };
+    let out = match measure {
+        Measure::Rbf(gamma) | Measure::Laplace(gamma) => (sums * -gamma).exp(),
+        _ => sums,
+    };
+    if !same {
+        return out;
+    }
+    let diagonal = Tensor::<2>::eye(n, &out.device()).equal_elem(1.0);
+    out.mask_fill(diagonal, measure.own())
 }
 
 /// [`plan`](crate::plan).

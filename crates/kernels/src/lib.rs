@@ -27,6 +27,7 @@ mod memory;
 pub mod moments;
 mod norm;
 mod packed;
+mod pairwise;
 mod product;
 mod real;
 mod rotary;
@@ -39,6 +40,7 @@ use burn::tensor::{DType, Device, Tensor};
 use extension::Fused;
 pub use formats::Format;
 pub use packed::{Matrix, Packed};
+pub use pairwise::{Measure, pairwise};
 pub use sinkhorn::{Sinkhorn, Transport, plan, sinkhorn};
 use std::sync::Arc;
 

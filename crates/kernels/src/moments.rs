@@ -309,8 +309,8 @@ mod tests {
     /// Numbers with some that decay to subnormals.
     fn inputs(count: usize) -> [Vec<f32>; 4] {
         let wave = |i: usize, by: usize| ((i * by % 97) as f32 - 48.0) * 0.02;
-        let small = |i: usize, x: f32| if i % 5 == 0 { 1.2e-38 } else { x };
-        let g = (0..count).map(|i| if i % 5 == 0 { 0.0 } else { wave(i, 13) }).collect();
+        let small = |i: usize, x: f32| if i.is_multiple_of(5) { 1.2e-38 } else { x };
+        let g = (0..count).map(|i| if i.is_multiple_of(5) { 0.0 } else { wave(i, 13) }).collect();
         let m = (0..count).map(|i| small(i, wave(i, 29))).collect();
         let v = (0..count).map(|i| small(i, wave(i, 31).powi(2))).collect();
         let s = (0..count).map(|i| small(i, wave(i, 37))).collect();

@@ -19,7 +19,6 @@ pub(crate) trait Real:
     + Neg<Output = Self>
 {
     const ZERO: Self;
-    const ONE: Self;
     /// −∞.
     const LOWEST: Self;
     /// The nearest number.
@@ -39,7 +38,6 @@ pub(crate) trait Real:
 
 impl Real for f32 {
     const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
     const LOWEST: Self = Self::NEG_INFINITY;
 
     fn of(x: f64) -> Self {
@@ -74,7 +72,6 @@ impl Real for f32 {
 
 impl Real for f64 {
     const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
     const LOWEST: Self = Self::NEG_INFINITY;
 
     fn of(x: f64) -> Self {

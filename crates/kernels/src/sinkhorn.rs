@@ -134,7 +134,7 @@ fn solve<T: Loops>(
         weighed(&g, &log_b, scale, &mut from_columns);
         let parts = cost.par_chunks(part * m).zip(f.par_chunks_mut(part)).zip(log_a.par_chunks(part));
         parts.zip(partial.par_iter_mut()).for_each(|(((cost, f), log_a), [most, sum])| {
-            T::half(level, cost, &from_columns, scale, log_a, f, most, sum);
+            T::half(level, cost, &from_columns, scale, log_a, [f, most, sum]);
         });
         let errors: Vec<f64> = g
             .par_chunks_mut(COLUMNS)
@@ -189,19 +189,9 @@ fn filled<T: Loops>(solution: &Transport, cost: Tensor<2>, masses: [&Tensor<1>; 
 
 /// The loops, compiled for each type and level.
 trait Loops: Real {
-    /// Renews the potentials `f` of some rows, and gives for every column the largest logarithm of a share that comes from them and the sum
+    /// Renews the potentials of some rows, the first of `out`, and gives in the others for every column the largest logarithm of a share that comes from them and the sum
     /// of the shares over that one.
-    #[expect(clippy::too_many_arguments, reason = "a loop's inputs and outputs")]
-    fn half(
-        level: Level,
-        cost: &[Self],
-        columns: &[Self],
-        scale: Self,
-        log_a: &[Self],
-        f: &mut [Self],
-        most: &mut [Self],
-        sum: &mut [Self],
-    );
+    fn half(level: Level, cost: &[Self], columns: &[Self], scale: Self, log_a: &[Self], out: [&mut [Self]; 3]);
 
     /// `exp(row + columnsⱼ − scale·costⱼ)`.
     fn row(level: Level, cost: &[Self], columns: &[Self], scale: Self, row: Self, out: &mut [Self]);
@@ -215,9 +205,7 @@ macro_rules! loops {
                 columns: &[$kind],
                 scale: $kind,
                 log_a: &[$kind],
-                f: &mut [$kind],
-                most: &mut [$kind],
-                sum: &mut [$kind],
+                out: [&mut [$kind]; 3],
             ) = $half_body
         }
         vectorised! {
@@ -230,11 +218,9 @@ macro_rules! loops {
             columns: &[$kind],
             scale: $kind,
             log_a: &[$kind],
-            f: &mut [$kind],
-            most: &mut [$kind],
-            sum: &mut [$kind],
+            out: [&mut [$kind]; 3],
         ) {
-            half::<$kind, FMA>(cost, columns, scale, log_a, f, most, sum);
+            half::<$kind, FMA>(cost, columns, scale, log_a, out);
         }
 
         #[inline(always)]
@@ -245,17 +231,8 @@ macro_rules! loops {
         }
 
         impl Loops for $kind {
-            fn half(
-                level: Level,
-                cost: &[Self],
-                columns: &[Self],
-                scale: Self,
-                log_a: &[Self],
-                f: &mut [Self],
-                most: &mut [Self],
-                sum: &mut [Self],
-            ) {
-                $half(level, cost, columns, scale, log_a, f, most, sum);
+            fn half(level: Level, cost: &[Self], columns: &[Self], scale: Self, log_a: &[Self], out: [&mut [Self]; 3]) {
+                $half(level, cost, columns, scale, log_a, out);
             }
 
             fn row(level: Level, cost: &[Self], columns: &[Self], scale: Self, row: Self, out: &mut [Self]) {
@@ -283,16 +260,8 @@ fn shift<T: Real>(most: T) -> T {
 }
 
 #[inline(always)]
-fn half<T: Real, const FMA: bool>(
-    cost: &[T],
-    columns: &[T],
-    scale: T,
-    log_a: &[T],
-    f: &mut [T],
-    most: &mut [T],
-    sum: &mut [T],
-) {
-    let width = columns.len();
+fn half<T: Real, const FMA: bool>(cost: &[T], columns: &[T], scale: T, log_a: &[T], out: [&mut [T]; 3]) {
+    let ([f, most, sum], width) = (out, columns.len());
     most.fill(T::LOWEST);
     sum.fill(T::ZERO);
     for ((cost, log_a), f) in cost.chunks(ROWS * width).zip(log_a.chunks(ROWS)).zip(f.chunks_mut(ROWS)) {
@@ -377,7 +346,7 @@ mod tests {
             };
             for level in Level::available() {
                 let (mut f, mut most, mut sum) = (vec![0.0; rows], vec![0.0; width], vec![0.0; width]);
-                f64::half(level, &cost, &columns, scale, &log_a, &mut f, &mut most, &mut sum);
+                f64::half(level, &cost, &columns, scale, &log_a, [&mut f, &mut most, &mut sum]);
                 let narrow = |x: &[f64]| -> Vec<f32> { x.iter().map(|&x| x as f32).collect() };
                 let (mut f32s, mut most32, mut sum32) = (narrow(&f), narrow(&most), narrow(&sum));
                 f32::half(
@@ -386,9 +355,7 @@ mod tests {
                     &narrow(&columns),
                     scale as f32,
                     &narrow(&log_a),
-                    &mut f32s,
-                    &mut most32,
-                    &mut sum32,
+                    [&mut f32s, &mut most32, &mut sum32],
                 );
                 let close = |got: f64, wanted: f64, bound: f64| {
                     got == wanted || (got - wanted).abs() <= bound * (1.0 + wanted.abs())
