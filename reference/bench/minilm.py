@@ -2,11 +2,12 @@
 
 import peft
 import torch
+import transformers
 from cases import asset
 from dadaptation import DAdaptAdam
 from transformers import AutoModel
 
-WHO = f"PyTorch {torch.__version__.split('+')[0]} + peft {peft.__version__}"
+WHO = f"PyTorch {torch.__version__.split('+')[0]} + transformers {transformers.__version__} + peft {peft.__version__}"
 THREADS = torch.get_num_threads()
 
 

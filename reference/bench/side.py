@@ -31,6 +31,8 @@ WORKS = {
     "smollm2 write llama.cpp": ("llama_cpp_side", "write"),
     "dadapt_adam": ("optimiser", "dadapt_adam"),
     "resnet18 tent": ("vision_side", "resnet18_tent"),
+    "efficientnet forward": ("vision_side", "efficientnet_forward"),
+    "efficientnet tent": ("vision_side", "efficientnet_tent"),
     "load": ("patches", "load"),
     "load without init": ("patches", "load_without_init"),
     "load second": ("patches", "load_second"),

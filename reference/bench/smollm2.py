@@ -7,7 +7,7 @@ from dadaptation import DAdaptAdam
 from patches import folders
 from transformers import AutoModelForCausalLM
 
-WHO = f"PyTorch {torch.__version__.split('+')[0]} + transformers {transformers.__version__}"
+WHO = f"PyTorch {torch.__version__.split('+')[0]} + transformers {transformers.__version__} + peft {peft.__version__}"
 THREADS = torch.get_num_threads()
 
 

@@ -179,8 +179,12 @@ fn run() -> Result<()> {
                 &root,
                 &plan,
                 || program(&root),
-                |measurement| {
-                    println!("{}", if json { measurement.json()? } else { measurement.text() });
+                |told| {
+                    match told {
+                        bench::Told::Measured(measurement) if json => println!("{}", measurement.json()?),
+                        bench::Told::Measured(measurement) => println!("{}", measurement.text()),
+                        bench::Told::Note(note) => eprintln!("note: {note}"),
+                    }
                     Ok(())
                 },
             )?;

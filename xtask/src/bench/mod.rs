@@ -254,7 +254,7 @@ pub fn peers(
     root: &Path,
     plan: &Plan,
     ours: impl Fn() -> Result<PathBuf>,
-    mut say: impl FnMut(&Measurement) -> Result<()>,
+    mut say: impl FnMut(Told<'_>) -> Result<()>,
 ) -> Result<()> {
     let asked = |comparison: &&Comparison| comparison.name.contains(&plan.name);
     let works = COMPARISONS.iter().map(|comparison| (comparison, plan.pairs));
@@ -266,15 +266,36 @@ pub fn peers(
     }
     for (comparison, pairs) in chosen {
         for peer in comparison.peers {
-            if let Some(measurement) = compare(root, plan, comparison, peer, pairs, &ours)? {
-                say(&measurement)?;
+            match compare(root, plan, comparison, peer, pairs, &ours)? {
+                Found::Measured(measurement) => say(Told::Measured(&measurement))?,
+                Found::Missing(package) => {
+                    let name = comparison.name;
+                    let note = format!("{name}: left out beside `{package}`, which is not installed");
+                    say(Told::Note(&note))?;
+                }
             }
         }
     }
     Ok(())
 }
 
-/// One comparison with one peer; nothing where the peer's package is not installed.
+/// What [`peers`] has to say.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// A comparison.
+    Measured(&'a Measurement),
+    /// Why one is left out.
+    Note(&'a str),
+}
+
+/// What comes of a comparison.
+enum Found {
+    Measured(Box<Measurement>),
+    /// The peer's package is not installed.
+    Missing(String),
+}
+
+/// One comparison with one peer.
 fn compare(
     root: &Path,
     plan: &Plan,
@@ -282,7 +303,7 @@ fn compare(
     peer: &Peer,
     pairs: u32,
     program: &impl Fn() -> Result<PathBuf>,
-) -> Result<Option<Measurement>> {
+) -> Result<Found> {
     let own = |simd: Option<&str>| {
         let mut command = Command::new(std::env::current_exe().context("this program's own path cannot be read")?);
         command.args(["bench-side", comparison.name]).arg(&plan.work).current_dir(root);
@@ -296,9 +317,9 @@ fn compare(
         Peer::Python(name, _) => Process::start(python(root, &[name.as_ref(), plan.work.as_os_str()])?)?,
         Peer::Stock => own(Some("off"))?,
     };
-    if other.ready.missing.is_some() {
+    if let Some(package) = other.ready.missing.take() {
         other.end()?;
-        return Ok(None);
+        return Ok(Found::Missing(package));
     }
     let name = match peer {
         Peer::Python(_, call) => format!("{}{call}", other.ready.who),
@@ -335,7 +356,7 @@ fn compare(
         }
     };
     other.end()?;
-    Ok(Some(times.measurement(comparison, name, threads)))
+    Ok(Found::Measured(Box::new(times.measurement(comparison, name, threads))))
 }
 
 /// A Python side with these arguments.

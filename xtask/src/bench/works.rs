@@ -204,19 +204,24 @@ pub(super) fn resnet18() -> ResnetConfig {
 pub(super) fn resnet18_tent() -> Result<Work> {
     let device = Device::flex();
     let seeded = Resnet::seeded(resnet18(), 5, DType::F32, &device)?;
-    let mut rng = Rng::new(5, "bench", 0);
     let mut weights = seeded.weights().clone();
     // A head of zeros would send nothing back.
-    weights.insert("head.weight", rng.normal_tensor(&[10, 512], 0.05, DType::F32, &device));
-    let model: &'static Resnet = Box::leak(Box::new(Resnet::from_weights(resnet18(), weights)?));
-    let mut patch = Patch::new();
+    weights.insert("head.weight", Rng::new(5, "head", 0).normal_tensor(&[10, 512], 0.05, DType::F32, &device));
+    tent(Resnet::from_weights(resnet18(), weights)?, [IMAGES, 3, PIXELS, PIXELS])
+}
+
+/// A step of Tent on images of this shape, with AdamW over the norms.
+fn tent(model: impl Model + 'static, images: [usize; 4]) -> Result<Work> {
+    // As long as the process, like the host that borrows both.
+    let model: &'static dyn Model = Box::leak(Box::new(model));
+    let optimiser: &'static dyn AnyOptimiser = Box::leak(find(METHODS, "adamw")?.build(&toml::Table::new())?);
+    let (mut patch, mut rng) = (Patch::new(), Rng::new(5, "bench", 0));
     let norms = acclimate::peft::build("norm_tuning", &toml::Table::new())?;
     acclimate::peft::place(&mut patch, model, "norm_tuning", norms, None, &mut rng)?;
-    let optimiser: &'static dyn AnyOptimiser = Box::leak(find(METHODS, "adamw")?.build(&toml::Table::new())?);
     let method = find(acclimate::tta::METHODS, "tent")?.build(&toml::Table::new())?;
     let mut host = acclimate::tta::Host::new(model, patch)?.optimiser(optimiser)?;
     let mut state = method.start(&mut host)?;
-    let images = rng.normal_tensor(&[IMAGES, 3, PIXELS, PIXELS], 1.0, DType::F32, &device);
+    let images = rng.normal_tensor(&images, 1.0, DType::F32, &Device::flex());
     let images = Inputs::Images(images.get().context("drawn with four axes")?);
     Ok(Box::new(move || {
         black_box(method.step_any(&images, state.as_mut(), &mut host)?);
