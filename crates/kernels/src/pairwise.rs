@@ -16,7 +16,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 /// Rows and columns of the result a task computes: the tile and both inputs' rows stay in the cache.
-const TILE: usize = 128;
+const TILE: usize = 256;
 
 /// A squared distance below this share of what it is the difference of is computed again from differences: the product's rounding would be
 /// more than a thousandth part of it.
@@ -217,12 +217,18 @@ fn by_products(x: &FlexTensor, y: &FlexTensor, measure: Measure, same: bool) -> 
             let out = unsafe { std::slice::from_raw_parts_mut(place.at((top + row) * m + left), width) };
             let (own, other) = (own[top + row], &other[left..][..width]);
             if measure.sum() == Sum::Squares {
-                squared(level, own, other, out);
-                for (out, y) in out.iter_mut().zip(y.chunks(features)).filter(|(out, _)| out.is_nan()) {
-                    f32::sums(level, x, y, Sum::Squares, std::slice::from_mut(out));
+                let mut cancelled = 0;
+                squared(level, own, other, out, &mut cancelled);
+                if cancelled > 0 {
+                    for (out, y) in out.iter_mut().zip(y.chunks(features)).filter(|(out, _)| out.is_nan()) {
+                        f32::sums(level, x, y, Sum::Squares, std::slice::from_mut(out));
+                        *out = Real::normal(*out);
+                    }
                 }
             }
-            f32::end(level, measure, own, other, out);
+            if measure != Measure::SquaredEuclidean {
+                f32::end(level, measure, own, other, out);
+            }
             if same && (left..left + width).contains(&(top + row)) {
                 settle(&mut out[top + row - left], measure);
             }
@@ -277,17 +283,21 @@ fn all<T: Loops>(x: &FlexTensor, y: &FlexTensor, measure: Measure, same: bool) -
 }
 
 vectorised! {
-    /// Products that become squared distances, given `‖x‖²` and every `‖y‖²`. NaN marks those that must be computed again.
-    fn squared(own: f32, other: &[f32], out: &mut [f32]) = squared_body
+    /// Products that become squared distances, given `‖x‖²` and every `‖y‖²`. NaN marks those that must be computed again, which are counted.
+    fn squared(own: f32, other: &[f32], out: &mut [f32], cancelled: &mut u32) = squared_body
 }
 
 #[inline(always)]
-fn squared_body<const FMA: bool>(own: f32, other: &[f32], out: &mut [f32]) {
+fn squared_body<const FMA: bool>(own: f32, other: &[f32], out: &mut [f32], cancelled: &mut u32) {
+    let mut count = 0;
     for (out, other) in out.iter_mut().zip(other) {
         let together = own + other;
         let square = Real::mul_add::<FMA>(*out, -2.0, together);
-        *out = if square >= CANCELLED * together && square < f32::INFINITY { square } else { f32::NAN };
+        let right = square >= CANCELLED * together && square < f32::INFINITY;
+        count += u32::from(!right);
+        *out = if right { Real::normal(square) } else { f32::NAN };
     }
+    *cancelled = count;
 }
 
 /// The loops over features and over sums, compiled for each type and level.

@@ -241,6 +241,9 @@ fn infinities_and_numbers_that_vanish_are_as_the_definitions_have_them() {
     let squares = of(Measure::SquaredEuclidean);
     assert_eq!(squares[..4], [f64::INFINITY, f64::INFINITY, 0.0, 20_000.0]);
     assert!(squares[6].is_nan() && !(squares[4] as f32).is_subnormal());
+    // The square of 1e-20 is no normal number.
+    let near = pairwise(tensor(&[1e-20, 0.0], [1, 2], DType::F32), Some(y.clone()), Measure::SquaredEuclidean);
+    assert_eq!(values(near)[0], 0.0);
     let kernel = of(Measure::Rbf(0.01));
     assert_eq!(kernel[..4], [0.0, 0.0, 1.0, 0.0], "e⁻²⁰⁰ is zero");
     assert!(kernel[6].is_nan());
