@@ -90,7 +90,11 @@ impl Fused for Flex {
 }
 
 /// Hands each gradient to its parent.
-fn register<const N: usize>(parents: [Option<NodeId>; N], gradients: [Option<FlexTensor>; N], grads: &mut Gradients) {
+pub(crate) fn register<const N: usize>(
+    parents: [Option<NodeId>; N],
+    gradients: [Option<FlexTensor>; N],
+    grads: &mut Gradients,
+) {
     for (parent, gradient) in parents.into_iter().zip(gradients) {
         if let (Some(parent), Some(gradient)) = (parent, gradient) {
             grads.register::<Flex>(parent, gradient);

@@ -18,21 +18,29 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod batch_norm;
 pub mod composed;
+mod conv;
+mod depthwise;
 mod elementwise;
 mod extension;
 mod formats;
 mod gate;
+mod implicit;
 mod memory;
 mod norm;
 mod packed;
 mod product;
 mod rotary;
 mod simd;
+mod tile;
 mod vocabulary;
+mod walk;
 
+pub use batch_norm::{Activation, add, batch_norm, moments, normalise};
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
+pub use conv::{Conv2d, conv1d, conv2d};
 use extension::Fused;
 pub use formats::Format;
 pub use packed::{Matrix, Packed};
