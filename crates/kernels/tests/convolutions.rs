@@ -246,7 +246,7 @@ fn norm_outcome(f: Norm, shape: [usize; 4], kind: DType, activation: Activation,
     (values(out), std::iter::once(gradient(&x, &grads, which[0])).chain(rest).collect())
 }
 
-const SHAPES: [[usize; 4]; 4] = [[3, 5, 7, 9], [2, 3, 2, 1], [1, 2, 40, 70], [33, 1, 4, 4]];
+const SHAPES: [[usize; 4]; 4] = [[3, 5, 7, 9], [2, 3, 2, 1], [1, 2, 40, 70], [33, 3, 4, 4]];
 
 #[test]
 fn normalising_is_that_of_burn_in_f64() {
