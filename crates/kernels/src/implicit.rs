@@ -7,8 +7,8 @@ use crate::elementwise::CHUNK;
 use crate::memory::{Output, Shared};
 use crate::product::product_into;
 use crate::simd::{Level, normal, vectorised};
-use crate::tile;
 use crate::walk::{Walk, backward_walks, forward_walk};
+use crate::{tile, winograd};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -25,12 +25,12 @@ const SLACK: usize = 16;
 
 /// The kernel as the first factor: where the number for an output row, an inner channel and a tap lies.
 #[derive(Clone, Copy)]
-struct Factor<'a> {
-    numbers: &'a [f32],
+pub(crate) struct Factor<'a> {
+    pub(crate) numbers: &'a [f32],
     /// Distances of rows, of inner channels and of groups.
-    strides: [usize; 3],
+    pub(crate) strides: [usize; 3],
     /// Rows and inner channels of a group.
-    sizes: [usize; 2],
+    pub(crate) sizes: [usize; 2],
 }
 
 impl Factor<'_> {
@@ -123,6 +123,12 @@ unsafe fn run(
     target: Shared,
 ) {
     let ([rows, channels], [height, columns]) = (factor.sizes, tile::size(level));
+    if winograd::fits(walk, &factor, batch) {
+        // SAFETY: by the caller's promise; what is not finite is written again below.
+        if unsafe { winograd::run(level, walk, x, factor, bias, [batch, conv.groups], target) } {
+            return;
+        }
+    }
     let packed = factor.packed(conv.groups, &walk.taps, height);
     let blocks = rows.div_ceil(height);
     let pixels = batch * walk.grid[0] * walk.grid[1];
@@ -173,11 +179,11 @@ fn share(pixels: usize, groups: usize, blocks: usize, columns: usize) -> (usize,
 
 thread_local! {
     /// Panel, padded rows and sums of the task at work. No task waits for another while it holds this.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    pub(crate) static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     panel: Vec<f32>,
     rows: Vec<f32>,
     sums: Vec<f32>,
@@ -202,11 +208,11 @@ pub(crate) struct Segment {
 
 /// Neighbouring pixels that are written together for every row.
 #[derive(Clone, Copy, Debug)]
-struct Run {
-    column: usize,
+pub(crate) struct Run {
+    pub(crate) column: usize,
     /// Place in the first plane of the result.
-    result: usize,
-    length: usize,
+    pub(crate) result: usize,
+    pub(crate) length: usize,
 }
 
 /// A row of the source in the padded copy.
@@ -217,10 +223,10 @@ struct Line {
 }
 
 /// What a task does for its pixels, the same for every channel.
-struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     walk: &'a Walk,
     segments: Vec<Segment>,
-    runs: Vec<Run>,
+    pub(crate) runs: Vec<Run>,
     /// Rows to copy for each channel, unless the source is read in place.
     lines: Option<Vec<Line>>,
     /// Numbers of a padded row for each remainder of the column by the stride.
@@ -240,7 +246,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// For neighbouring pixels of all images together; `planes` of the source and of the result make an image. `tile` columns make a panel,
     /// and `channels` are summed over.
-    fn new(walk: &'a Walk, pixels: Range<usize>, planes: [usize; 2], channels: usize, tile: usize) -> Self {
+    pub(crate) fn new(walk: &'a Walk, pixels: Range<usize>, planes: [usize; 2], channels: usize, tile: usize) -> Self {
         let taps = walk.taps.len();
         let parts = (channels * taps).div_ceil(INNER).clamp(1, channels.max(1));
         let part = channels.div_ceil(parts).max(1);
@@ -298,7 +304,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Room for panels, padded rows and `sums` sums. The padding is zero.
-    fn rooms<'s>(&self, scratch: &'s mut Scratch, sums: usize) -> [&'s mut [f32]; 3] {
+    pub(crate) fn rooms<'s>(&self, scratch: &'s mut Scratch, sums: usize) -> [&'s mut [f32]; 3] {
         let rows = room(&mut scratch.rows, self.copied + SLACK);
         rows.fill(0.0);
         [room(&mut scratch.panel, self.panels * self.panel), rows, room(&mut scratch.sums, sums)]
@@ -311,7 +317,15 @@ impl<'a> Plan<'a> {
     }
 
     /// Fills the panels with the patches of some channels of a source whose first channel is `base`.
-    fn fill(&self, level: Level, x: &[f32], base: usize, channels: Range<usize>, panel: &mut [f32], rows: &mut [f32]) {
+    pub(crate) fn fill(
+        &self,
+        level: Level,
+        x: &[f32],
+        base: usize,
+        channels: Range<usize>,
+        panel: &mut [f32],
+        rows: &mut [f32],
+    ) {
         let [height, width] = self.walk.source;
         for (i, channel) in channels.enumerate() {
             let plane = (base + channel) * height * width;

@@ -36,6 +36,7 @@ mod simd;
 mod tile;
 mod vocabulary;
 mod walk;
+mod winograd;
 
 pub use batch_norm::{Activation, add, batch_norm, moments, normalise};
 use burn::backend::{Dispatch, DispatchDevice};

@@ -109,6 +109,9 @@ fn cases() -> Vec<Case> {
         ([2, 6, 8, 8], 6, [1, 1], padded(0, 2)),
         ([3, 11, 7, 7], 13, [1, 1], plain()),
         ([1, 2, 1, 1], 3, [3, 3], padded(1, 1)),
+        ([3, 19, 9, 13], 21, [3, 3], padded(1, 1)),
+        ([2, 16, 14, 16], 40, [3, 3], padded(2, 1)),
+        ([3, 32, 16, 10], 32, [3, 3], Conv2d { groups: 2, ..plain() }),
         ([2, 4, 6, 9], 4, [2, 3], uneven),
         ([2, 4, 11, 12], 6, [3, 2], Conv2d { stride: [3, 2], dilation: [2, 3], groups: 2, ..padded(2, 1) }),
         ([1, 3, 6, 6], 4, [3, 3], Conv2d { stride: [2, 1], ..plain() }),
@@ -201,6 +204,20 @@ fn infinities_and_nan_reach_the_pixels_that_see_them() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn infinities_do_not_spread_to_neighbours_in_the_fast_way() {
+    for bad in [f64::INFINITY, f64::NAN] {
+        let mut x = numbers(16 * 400, 1);
+        x[5 * 400 + 123] = bad;
+        let run = |f: Convolution, kind| {
+            values(f(tensor(&x, [1, 16, 20, 20], kind), random([16, 16, 3, 3], 2, kind), None, padded(1, 1)))
+        };
+        let (got, wanted) = (run(conv2d, DType::F32), run(composed::conv2d, DType::F64));
+        assert_eq!(wanted.iter().filter(|x| !x.is_finite()).count(), 9 * 16);
+        assert!(got.iter().zip(&wanted).all(|(got, wanted)| got.is_finite() == wanted.is_finite()));
     }
 }
 
