@@ -4,6 +4,7 @@
 //! row, read neighbouring numbers through a tap, and a whole plane is one line; what lies between rows is computed and left out.
 
 use crate::conv::{Conv2d, Sizes};
+use crate::implicit::{self, every};
 use crate::memory::{Output, Shared};
 use crate::simd::{Level, fold, mul_add, normal, total, vectorised};
 use crate::walk::{Walk, backward_walks, forward_walk};
@@ -52,7 +53,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Copies a plane into `room`, whose other numbers are zero.
-    fn pad(&self, plane: &[f32], room: &mut [f32]) {
+    fn pad(&self, level: Level, plane: &[f32], room: &mut [f32]) {
         let ([height, width], [rows, columns]) = (self.walk.source, self.walk.stride);
         let [skip, before] = [1, -1].map(|sign| self.walk.origin.map(|at| (at * sign).max(0) as usize));
         let lines = self.part / self.pitch * rows;
@@ -72,7 +73,8 @@ impl<'a> Frame<'a> {
                     let count = to.len().min(from.len());
                     to[..count].copy_from_slice(&from[..count]);
                 } else {
-                    to.iter_mut().zip(from.iter().step_by(columns)).for_each(|(to, from)| *to = *from);
+                    let count = to.len().min(from.len().div_ceil(columns));
+                    every(level, &from[..from.len().min(count * columns)], columns, &mut to[..count]);
                 }
             }
         }
@@ -140,15 +142,14 @@ unsafe fn run(
                 let channel = plane % sizes.inputs;
                 let weight = |(at, index): &([usize; 2], usize)| (frame.offset(*at), kernels[channel * size + index]);
                 let taps: Vec<(usize, f32)> = walk.taps.iter().map(weight).collect();
-                frame.pad(&x[plane * area..][..area], room);
+                frame.pad(level, &x[plane * area..][..area], room);
                 sum_taps(level, room, &taps, bias.map_or(0.0, |bias| bias[channel]), line);
                 let [_, step, first] = walk.result;
                 for y in 0..height {
                     let at = plane * result + (y * step[0] + first[0]) * walk.result[0][1] + first[1];
-                    for (x, sum) in line[y * frame.pitch..][..width].iter().enumerate() {
-                        // SAFETY: the pixel is this plane's alone and lies within the result by the caller's promise.
-                        unsafe { target.at(at + x * step[1]).write(*sum) };
-                    }
+                    let sums = &line[y * frame.pitch..][..width];
+                    // SAFETY: the pixels are this plane's alone and lie within the result by the caller's promise.
+                    unsafe { implicit::place(level, sums, 0.0, target, at, step[1]) };
                 }
             }
         });
@@ -196,7 +197,7 @@ pub(crate) fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor, sizes: &Siz
             room.resize(frame.size, 0.0);
             for image in 0..sizes.batch {
                 let plane = image * sizes.inputs + channel;
-                frame.pad(&x[plane * area..][..area], room);
+                frame.pad(level, &x[plane * area..][..area], room);
                 let gradient = &gradient[plane * result..][..result];
                 for (sum, (at, _)) in sums.iter_mut().zip(&walk.taps) {
                     dot_rows(level, &room[frame.offset(*at)..], frame.pitch, gradient, walk.grid[1], sum);

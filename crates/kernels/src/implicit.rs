@@ -330,7 +330,7 @@ impl<'a> Plan<'a> {
         for (i, channel) in channels.enumerate() {
             let plane = (base + channel) * height * width;
             if let Some(lines) = &self.lines {
-                self.pad(x, plane, lines, rows);
+                self.pad(level, x, plane, lines, rows);
             }
             for (tap, ([dy, dx], _)) in self.walk.taps.iter().enumerate() {
                 let row = (i * self.walk.taps.len() + tap) * self.tile;
@@ -346,7 +346,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Copies the rows of a plane between their padding, columns apart by their remainder by the stride.
-    fn pad(&self, x: &[f32], plane: usize, lines: &[Line], rows: &mut [f32]) {
+    fn pad(&self, level: Level, x: &[f32], plane: usize, lines: &[Line], rows: &mut [f32]) {
         let (stride, width, origin) = (self.walk.stride[1], self.walk.source[1], self.walk.origin[1]);
         let (skip, before) = (origin.max(0) as usize, (-origin).max(0) as usize);
         let count = width.saturating_sub(skip).min((self.pitch * stride).saturating_sub(before));
@@ -363,9 +363,7 @@ impl<'a> Plan<'a> {
                 // The first column of this remainder that is not padding.
                 let start = (before + stride - 1 - remainder) / stride;
                 let first = start * stride + remainder - before;
-                let to = to[remainder * self.pitch + start..].iter_mut();
-                let from = from.get(first..).unwrap_or_default();
-                to.zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+                every(level, from.get(first..).unwrap_or_default(), stride, &mut to[remainder * self.pitch + start..]);
             }
         }
     }
@@ -415,7 +413,7 @@ impl<'a> Plan<'a> {
 ///
 /// # Safety
 /// They must lie within the target and belong to the caller alone.
-unsafe fn place(level: Level, sums: &[f32], bias: f32, target: Shared, first: usize, step: usize) {
+pub(crate) unsafe fn place(level: Level, sums: &[f32], bias: f32, target: Shared, first: usize, step: usize) {
     if step == 1 {
         // SAFETY: by the caller's promise; slots may hold anything.
         let out = unsafe { std::slice::from_raw_parts_mut(target.at(first).cast::<MaybeUninit<f32>>(), sums.len()) };
@@ -436,6 +434,27 @@ vectorised! {
 fn shifted_body<const FMA: bool>(sums: &[f32], bias: f32, out: &mut [MaybeUninit<f32>]) {
     for (out, sum) in out.iter_mut().zip(sums) {
         out.write(normal(sum + bias));
+    }
+}
+
+vectorised! {
+    /// Copies every number that is a multiple of `stride` away from the first.
+    fn every(from: &[f32], stride: usize, to: &mut [f32]) = every_body
+}
+
+#[inline(always)]
+fn every_body<const FMA: bool>(from: &[f32], stride: usize, to: &mut [f32]) {
+    if stride == 2 {
+        let (pairs, rest) = from.as_chunks::<2>();
+        let (whole, last) = to.split_at_mut(pairs.len());
+        for (to, pair) in whole.iter_mut().zip(pairs) {
+            *to = pair[0];
+        }
+        if let ([from], Some(to)) = (rest, last.first_mut()) {
+            *to = *from;
+        }
+    } else {
+        to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
     }
 }
 

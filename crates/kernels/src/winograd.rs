@@ -145,14 +145,42 @@ fn spread([a, b, c]: [f32; 3]) -> [f32; 4] {
     [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c]
 }
 
+// Loops in place of `map` and `from_fn`: those are compiled for every processor and keep a closure's vectors out of their own.
+
 #[inline(always)]
-fn minus(a: Lane, b: Lane) -> Lane {
-    std::array::from_fn(|i| a[i] - b[i])
+fn minus(a: &Lane, b: &Lane) -> Lane {
+    let mut out = *a;
+    for (out, b) in out.iter_mut().zip(b) {
+        *out -= b;
+    }
+    out
 }
 
 #[inline(always)]
-fn plus(a: Lane, b: Lane) -> Lane {
-    std::array::from_fn(|i| a[i] + b[i])
+fn plus(a: &Lane, b: &Lane) -> Lane {
+    let mut out = *a;
+    for (out, b) in out.iter_mut().zip(b) {
+        *out += b;
+    }
+    out
+}
+
+/// Four numbers of a row or column of the input as the four that are multiplied.
+#[inline(always)]
+fn input_line([a, b, c, d]: [&Lane; 4]) -> [Lane; 4] {
+    [minus(a, c), plus(b, c), minus(c, b), minus(b, d)]
+}
+
+/// Four sums of a row or column as two pixels.
+#[inline(always)]
+fn pixel_line([a, b, c, d]: [&Lane; 4]) -> [Lane; 2] {
+    [plus(&plus(a, b), c), minus(&minus(b, c), d)]
+}
+
+/// The next numbers from a place on.
+#[inline(always)]
+fn lane(numbers: &[f32], at: usize) -> &Lane {
+    numbers[at..].first_chunk().expect("whole tiles")
 }
 
 vectorised! {
@@ -167,15 +195,19 @@ fn transform_input_body<const FMA: bool>(
     out: &mut [f32],
     [channel, channels, tile]: [usize; 3],
 ) {
-    let across = |[a, b, c, d]: [Lane; 4]| [minus(a, c), plus(b, c), minus(c, b), minus(b, d)];
     for at in (0..columns).step_by(LANES) {
-        let load = |i: usize| -> Lane { *patch[i * columns + at..].first_chunk().expect("whole tiles") };
-        let rows: [[Lane; 4]; 4] = std::array::from_fn(|y| across(std::array::from_fn(|x| load(y * 4 + x))));
+        let mut rows = [[[0.0; LANES]; 4]; 4];
+        for (y, row) in rows.iter_mut().enumerate() {
+            let first = y * 4 * columns + at;
+            let [a, b, c, d] = [first, first + columns, first + 2 * columns, first + 3 * columns];
+            *row = input_line([lane(patch, a), lane(patch, b), lane(patch, c), lane(patch, d)]);
+        }
         for x in 0..4 {
-            for (y, value) in across(std::array::from_fn(|y| rows[y][x])).into_iter().enumerate() {
+            let column = input_line([&rows[0][x], &rows[1][x], &rows[2][x], &rows[3][x]]);
+            for (y, value) in column.iter().enumerate() {
                 let panel = (y * 4 + x) * (columns / tile) + at / tile;
                 let place = (panel * channels + channel) * tile + at % tile;
-                *out[place..].first_chunk_mut().expect("whole tiles") = value;
+                *out[place..].first_chunk_mut().expect("whole tiles") = *value;
             }
         }
     }
@@ -188,13 +220,17 @@ vectorised! {
 
 #[inline(always)]
 fn transform_sums_body<const FMA: bool>(sums: &[f32], distance: usize, pixels: &mut [f32], columns: usize) {
-    let across = |[a, b, c, d]: [Lane; 4]| [plus(plus(a, b), c), minus(minus(b, c), d)];
     for at in (0..columns).step_by(LANES) {
-        let load = |i: usize| -> Lane { *sums[i * distance + at..].first_chunk().expect("whole tiles") };
-        let rows: [[Lane; 2]; 4] = std::array::from_fn(|y| across(std::array::from_fn(|x| load(y * 4 + x))));
+        let mut rows = [[[0.0; LANES]; 2]; 4];
+        for (y, row) in rows.iter_mut().enumerate() {
+            let first = y * 4 * distance + at;
+            let [a, b, c, d] = [first, first + distance, first + 2 * distance, first + 3 * distance];
+            *row = pixel_line([lane(sums, a), lane(sums, b), lane(sums, c), lane(sums, d)]);
+        }
         for x in 0..2 {
-            for (y, value) in across(std::array::from_fn(|y| rows[y][x])).into_iter().enumerate() {
-                *pixels[(y * 2 + x) * columns + at..].first_chunk_mut().expect("whole tiles") = value;
+            let column = pixel_line([&rows[0][x], &rows[1][x], &rows[2][x], &rows[3][x]]);
+            for (y, value) in column.iter().enumerate() {
+                *pixels[(y * 2 + x) * columns + at..].first_chunk_mut().expect("whole tiles") = *value;
             }
         }
     }
