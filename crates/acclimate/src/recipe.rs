@@ -91,7 +91,8 @@ section! {
         test_rows: Option<usize> = None,
         /// The share of rows to hold out for the report, 0 to 1.
         test_share: f64 = 0.2,
-        /// How a quantised model is held: `packed` as its file has it, or `dense` (four bytes a number), which some methods need.
+        /// How the frozen matrices are held: `packed` as their file has them, `dense` (four bytes a number), which some methods need, or
+        /// `bf16` (two bytes a number; faster, with some three digits).
         base: Base = Base::Packed,
         /// Longest input in tokens; longer ones are cut and counted, and texts for language modelling become several.
         max_length: usize = 256,

@@ -75,7 +75,7 @@ struct Use {
     /// The model, where it has moved since the run, or a language model as it is.
     #[arg(long, short)]
     model: Option<String>,
-    /// Whether a quantised model without a run stays `packed` or is made `dense`.
+    /// How the matrices of a model without a run are held: `packed`, `dense` or `bf16`.
     #[arg(long, value_name = "HOW")]
     base: Option<String>,
     /// The column with the prompt.

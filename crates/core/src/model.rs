@@ -1,6 +1,6 @@
 //! Models: immutable weights that call the pass at their sites.
 
-use crate::{Params, Pass, Result, Seq, Site};
+use crate::{Error, Params, Pass, Result, Seq, Site};
 use acclimate_kernels::Packed;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use std::sync::Arc;
@@ -139,6 +139,19 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// When a tensor is missing or has another shape.
     fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>>;
+
+    /// The same model with the matrices of its linear sites rounded to bf16, see [`Packed::rounded`]. Its fingerprint is this one's: a
+    /// patch for one is a patch for the other.
+    ///
+    /// # Errors
+    /// When the model has no such form.
+    fn in_bf16(&self) -> Result<Box<dyn Model>> {
+        Err(Error::Unsupported {
+            who: "the model".to_owned(),
+            what: "hold its matrices in bf16".to_owned(),
+            instead: "choose `base = \"dense\"`".to_owned(),
+        })
+    }
 
     /// Outputs of the model's own head, where it has one.
     fn outputs(&self) -> Option<usize> {

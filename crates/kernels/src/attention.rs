@@ -3,7 +3,7 @@
 
 use crate::memory::{Output, Shared};
 use crate::product::{product, product_into};
-use crate::simd::{Level, exp, flush, fold, mul_add, normal, total, vectorised};
+use crate::simd::{Level, exp, fold, mul_add, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -106,25 +106,13 @@ impl Problem {
         let q = &self.q.storage::<f32>()[query_start + block.first * query_stride..];
         let k = &self.k.storage::<f32>()[key_start + block.key * key_stride..];
         let sizes = [block.count, block.keys, self.width];
-        product(sizes, self.scale(), (q, [query_stride, 1]), (k, [1, key_stride]), (out, [block.keys, 1]));
+        product(self.level, sizes, self.scale(), (q, [query_stride, 1]), (k, [1, key_stride]), (out, [block.keys, 1]));
         match &self.sight {
             Sight::Mask(mask) => softmax_rows(self.level, out, &mask.storage::<f32>()[row * self.keys..][..self.keys]),
             Sight::Runs(runs) => {
                 let runs = &runs[row * self.queries + block.first..][..block.count];
                 softmax_runs(self.level, out, block.keys, runs, block.key);
             }
-        }
-    }
-
-    /// Replaces subnormal numbers by zero in the columns of one head.
-    ///
-    /// # Safety
-    /// `rows` rows from `start` on, `stride` numbers apart, must be written, and no other task may use these columns.
-    unsafe fn flush_head(&self, out: Shared, start: usize, rows: usize, stride: usize) {
-        for row in 0..rows {
-            // SAFETY: by the caller's promise.
-            let values = unsafe { std::slice::from_raw_parts_mut(out.at(start + row * stride), self.width) };
-            flush(self.level, values);
         }
     }
 
@@ -184,11 +172,17 @@ pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Si
                 // SAFETY: as above.
                 unsafe {
                     let to = (shared.at(at), [query_stride, 1]);
-                    product_into([count, width, keys], 1.0, (weights, [keys, 1]), (v, [key_stride, 1]), to, false);
+                    product_into(
+                        problem.level,
+                        [count, width, keys],
+                        1.0,
+                        (weights, [keys, 1]),
+                        (v, [key_stride, 1]),
+                        to,
+                        false,
+                    );
                 }
             }
-            // SAFETY: the loop wrote every query's row of this head.
-            unsafe { problem.flush_head(shared, query_start, problem.queries, query_stride) };
         },
     );
     // SAFETY: each task wrote the columns of its head for all queries; together they are the whole tensor.
@@ -244,7 +238,15 @@ pub(crate) fn backward(
                     // SAFETY: as above; the columns were cleared, and every block adds.
                     unsafe {
                         let to = (dv.at(from), key_row);
-                        product_into([keys, width, count], 1.0, (weights, [1, keys]), (gradient, query_row), to, true);
+                        product_into(
+                            problem.level,
+                            [keys, width, count],
+                            1.0,
+                            (weights, [1, keys]),
+                            (gradient, query_row),
+                            to,
+                            true,
+                        );
                     }
                 }
                 if dq.is_none() && dk.is_none() {
@@ -252,14 +254,22 @@ pub(crate) fn backward(
                 }
                 let v = &problem.v.storage::<f32>()[from..];
                 let sizes = [count, keys, width];
-                product(sizes, 1.0, (gradient, query_row), (v, [1, key_stride]), (slopes, [keys, 1]));
+                product(problem.level, sizes, 1.0, (gradient, query_row), (v, [1, key_stride]), (slopes, [keys, 1]));
                 softmax_rows_backward(problem.level, weights, slopes, keys);
                 if let Some(dq) = dq {
                     let k = &problem.k.storage::<f32>()[from..];
                     // SAFETY: as above; each block writes other queries.
                     unsafe {
                         let to = (dq.at(start), query_row);
-                        product_into([count, width, keys], scale, (slopes, [keys, 1]), (k, key_row), to, false);
+                        product_into(
+                            problem.level,
+                            [count, width, keys],
+                            scale,
+                            (slopes, [keys, 1]),
+                            (k, key_row),
+                            to,
+                            false,
+                        );
                     }
                 }
                 if let Some(dk) = dk {
@@ -267,18 +277,18 @@ pub(crate) fn backward(
                     // SAFETY: as for `dv`.
                     unsafe {
                         let to = (dk.at(from), key_row);
-                        product_into([keys, width, count], scale, (slopes, [1, keys]), (q, query_row), to, true);
+                        product_into(
+                            problem.level,
+                            [keys, width, count],
+                            scale,
+                            (slopes, [1, keys]),
+                            (q, query_row),
+                            to,
+                            true,
+                        );
                     }
                 }
             }
-            if let Some(dq) = dq {
-                // SAFETY: the blocks wrote every query's row of this head.
-                unsafe { problem.flush_head(dq, query_start, problem.queries, query_stride) };
-            }
-        }
-        for out in [dk, dv].into_iter().flatten() {
-            // SAFETY: every row of this group was cleared first.
-            unsafe { problem.flush_head(out, key_start, problem.keys, key_stride) };
         }
     });
     // SAFETY: each task wrote the columns of its heads and its group for all rows; together they are the whole tensors.

@@ -227,15 +227,14 @@ impl Planes {
     /// A tensor of this shape; `f` gets a channel, the start of a plane and its slots, and must write all.
     fn map(&self, f: impl Fn(usize, usize, &mut [MaybeUninit<f32>]) + Sync) -> FlexTensor {
         let mut out = Output::new(self.shape.clone());
-        if self.area > 0 {
-            let step = (CHUNK / self.area).max(1);
-            out.slots().par_chunks_mut(step * self.area).enumerate().for_each(|(task, out)| {
-                for (i, out) in out.chunks_exact_mut(self.area).enumerate() {
-                    let plane = task * step + i;
-                    f(plane % self.channels, plane * self.area, out);
-                }
-            });
-        }
+        let area = self.area.max(1);
+        let step = (CHUNK / area).max(1);
+        out.slots().par_chunks_mut(step * area).enumerate().for_each(|(task, out)| {
+            for (i, out) in out.chunks_exact_mut(area).enumerate() {
+                let plane = task * step + i;
+                f(plane % self.channels, plane * area, out);
+            }
+        });
         // SAFETY: the chunks cover all planes, each of which `f` writes.
         unsafe { out.finish() }
     }

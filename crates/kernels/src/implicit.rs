@@ -505,7 +505,7 @@ pub(crate) fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor, sizes: &Siz
     let walk = forward_walk(sizes, conv).flattened();
     let (taps, area) = (walk.taps.len(), walk.grid[0] * walk.grid[1]);
     let shape = Shape::new([sizes.outputs, channels, sizes.kernel[0], sizes.kernel[1]]);
-    let (count, stretch) = (shape.num_elements(), area.min(STRETCH).max(1));
+    let (count, stretch) = (shape.num_elements(), area.clamp(1, STRETCH));
     if count == 0 || sizes.batch * area == 0 {
         return FlexTensor::zeros(shape, DType::F32);
     }
@@ -537,7 +537,15 @@ pub(crate) fn weight_gradient(x: &FlexTensor, gradient: &FlexTensor, sizes: &Siz
                     // SAFETY: these rows and columns of this share belong to this task alone; the first product writes them.
                     unsafe {
                         let out = (sums.at(first), [channels * taps, 1]);
-                        product_into(product, 1.0, (&gradient[at..], [area, 1]), (panel, [1, stretch]), out, add);
+                        product_into(
+                            level,
+                            product,
+                            1.0,
+                            (&gradient[at..], [area, 1]),
+                            (panel, [1, stretch]),
+                            out,
+                            add,
+                        );
                     }
                     add = true;
                 }

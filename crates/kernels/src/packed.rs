@@ -1,9 +1,10 @@
-//! Frozen matrices, dense or packed: products that unpack a tile at a time.
+//! Frozen matrices, dense or packed.
 
 use crate::formats::{Format, dots, unpack};
 use crate::has_kernels;
-use crate::memory::{Output, Shared};
-use crate::product::product_into;
+use crate::linear::{Linear, Source, whole};
+use crate::memory::Shared;
+use crate::panel::to_bf16;
 use crate::simd::{Level, flush};
 use crate::{composed, vocabulary};
 use burn::backend::autodiff::{
@@ -12,10 +13,9 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind, unary},
 };
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
-use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData, module};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, module};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -28,6 +28,7 @@ pub struct Packed {
     dims: [usize; 2],
     bytes: Arc<[u8]>,
     device: Device,
+    rounds: bool,
 }
 
 impl fmt::Debug for Packed {
@@ -54,7 +55,26 @@ impl Packed {
             let needed = needed.map_or("more than there can be".to_owned(), |needed| needed.to_string());
             return Err(format!("{dims:?} numbers in {name} take {needed} bytes, not {}", bytes.len()));
         }
-        Ok(Self { format, dims, bytes, device: device.clone() })
+        Ok(Self { format, dims, bytes, device: device.clone(), rounds: false })
+    }
+
+    /// A matrix rounded to bf16. Where the processor multiplies bf16 numbers, products round the other side to bf16 too and add up in
+    /// f32, as autocast does: twice as fast as f32, with some three digits. Elsewhere only the matrix is rounded.
+    ///
+    /// # Errors
+    /// If a size is zero or the matrix is not f32.
+    pub fn rounded(matrix: &Tensor<2>) -> Result<Self, String> {
+        if matrix.dtype() != DType::F32 {
+            return Err(format!("only f32 matrices are rounded to bf16, not {:?}", matrix.dtype()));
+        }
+        let numbers = matrix.to_data();
+        let bytes = numbers.iter::<f32>().flat_map(|x| (to_bf16(x) as u16).to_le_bytes()).collect();
+        Ok(Self { rounds: true, ..Self::new(Format::Bf16, matrix.dims(), bytes, &matrix.device())? })
+    }
+
+    /// Whether products round the other side.
+    pub(crate) fn rounds(&self) -> bool {
+        self.rounds
     }
 
     /// `[out, in]`.
@@ -105,8 +125,13 @@ impl Packed {
         self.dims[1] / self.format.block() * self.format.bytes()
     }
 
+    /// The numbers of a bf16 matrix, byte order as on every processor with products of them.
+    pub(crate) fn bf16(&self) -> &[[u8; 2]] {
+        self.bytes.as_chunks().0
+    }
+
     /// Unpacks some columns, whole blocks, of some rows.
-    fn unpack(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn unpack(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
         let (stride, first) = (self.stride(), columns.start / self.format.block() * self.format.bytes());
         let bytes = &self.bytes[rows.start * stride + first..];
         unpack(Level::best(), self.format, bytes, stride, columns.len(), &mut out[..rows.len() * columns.len()]);
@@ -170,21 +195,71 @@ impl Matrix {
         let [outputs, width] = self.dims();
         assert_eq!(x.dims()[1], width, "x must have as many columns as the matrix [{outputs}, {width}]");
         assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "the bias must have {outputs} numbers");
+        let fused = self.fused(&x) && bias.as_ref().is_none_or(|bias| has_kernels(&bias.device(), bias.dtype()));
         match self {
-            Self::Packed(matrix) if has_kernels(&x.device(), x.dtype()) => {
-                let out = <Dispatch as Frozen>::packed_linear(x.into_dispatch(), matrix.clone());
-                let out = Tensor::from_dispatch(out);
-                match bias {
-                    Some(bias) => out + bias.unsqueeze(),
-                    None => out,
-                }
-            }
+            Self::Packed(matrix) if fused => Tensor::from_dispatch(<Dispatch as Linear>::packed_linear(
+                x.clone().into_dispatch(),
+                matrix.clone(),
+                or_none(bias, &x).into_dispatch(),
+            )),
+            Self::Dense(matrix) if fused => Tensor::from_dispatch(<Dispatch as Linear>::dense_linear(
+                x.clone().into_dispatch(),
+                matrix.clone().into_dispatch(),
+                or_none(bias, &x).into_dispatch(),
+            )),
             Self::Packed(matrix) => {
                 let kind = x.dtype();
                 module::linear(x, matrix.dense().cast(kind).transpose(), bias)
             }
             Self::Dense(matrix) => module::linear(x, matrix.clone().transpose(), bias),
         }
+    }
+
+    /// `x·(W + factor·b·a)ᵀ + bias` for `x` `[rows, in]`, `a` `[rank, in]`, `b` `[out, rank]` and `bias` `[out]`: `[rows, out]`. The
+    /// updated weight is never made.
+    ///
+    /// # Panics
+    /// If the shapes do not fit each other.
+    pub fn low_rank(&self, x: Tensor<2>, bias: Option<Tensor<1>>, [a, b]: [Tensor<2>; 2], factor: f64) -> Tensor<2> {
+        let ([outputs, width], [rank, _]) = (self.dims(), a.dims());
+        assert_eq!((a.dims(), b.dims()), ([rank, width], [outputs, rank]), "factors of a matrix [{outputs}, {width}]");
+        assert_eq!(x.dims()[1], width, "x must have as many columns as the matrix [{outputs}, {width}]");
+        assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "the bias must have {outputs} numbers");
+        let all = [(a.device(), a.dtype()), (b.device(), b.dtype())];
+        let fused = self.fused(&x)
+            && all.iter().all(|(device, kind)| has_kernels(device, *kind))
+            && bias.as_ref().is_none_or(|bias| has_kernels(&bias.device(), bias.dtype()));
+        let own = |x: Tensor<2>| (x.matmul(a.clone().transpose()) * factor).matmul(b.clone().transpose());
+        match self {
+            Self::Packed(matrix) if fused => Tensor::from_dispatch(<Dispatch as Linear>::packed_low_rank(
+                x.clone().into_dispatch(),
+                matrix.clone(),
+                or_none(bias, &x).into_dispatch(),
+                a.into_dispatch(),
+                b.into_dispatch(),
+                factor,
+            )),
+            Self::Dense(matrix) if fused && !matrix.is_autodiff() => {
+                Tensor::from_dispatch(<Dispatch as Linear>::dense_low_rank(
+                    x.clone().into_dispatch(),
+                    matrix.clone().into_dispatch(),
+                    or_none(bias, &x).into_dispatch(),
+                    a.into_dispatch(),
+                    b.into_dispatch(),
+                    factor,
+                ))
+            }
+            _ => self.linear(x.clone(), bias) + own(x),
+        }
+    }
+
+    /// Whether there are kernels for products with `x`.
+    fn fused(&self, x: &Tensor<2>) -> bool {
+        let own = match self {
+            Self::Dense(matrix) => has_kernels(&matrix.device(), matrix.dtype()),
+            Self::Packed(_) => true,
+        };
+        own && has_kernels(&x.device(), x.dtype())
     }
 
     /// The rows that `ids` `[batch, length]` name: `[batch, length, in]`.
@@ -219,15 +294,20 @@ impl Matrix {
         let wanted: Arc<[usize]> = indices(targets.clone(), outputs).into();
         let out = match self {
             Self::Packed(matrix) if fused => {
-                <Dispatch as Frozen>::packed_cross_entropy(x.into_dispatch(), matrix.clone(), wanted)
+                <Dispatch as Vocabulary>::packed_cross_entropy(x.into_dispatch(), matrix.clone(), wanted)
             }
             Self::Dense(matrix) if fused && !matrix.is_autodiff() && has_kernels(&matrix.device(), matrix.dtype()) => {
-                <Dispatch as Frozen>::dense_cross_entropy(x.into_dispatch(), matrix.clone().into_dispatch(), wanted)
+                <Dispatch as Vocabulary>::dense_cross_entropy(x.into_dispatch(), matrix.clone().into_dispatch(), wanted)
             }
             _ => return composed::cross_entropy(self.linear(x, None), targets),
         };
         Tensor::from_dispatch(out)
     }
+}
+
+/// The bias, or one without numbers.
+fn or_none(bias: Option<Tensor<1>>, like: &Tensor<2>) -> Tensor<1> {
+    bias.unwrap_or_else(|| Tensor::zeros([0], (&like.clone().inner().device(), DType::F32)))
 }
 
 /// Reads indices, each of which must be below `end`.
@@ -241,52 +321,24 @@ fn indices(ids: Tensor<1, Int>, end: usize) -> Vec<usize> {
 
 /// What Burn's dispatch calls for f32 tensors on the processor, plain or under autodiff.
 #[backend_extension(Flex, Autodiff)]
-trait Frozen: Backend {
-    fn packed_linear(x: FloatTensor<Self>, matrix: Packed) -> FloatTensor<Self>;
+trait Vocabulary: Backend {
     fn packed_cross_entropy(x: FloatTensor<Self>, matrix: Packed, targets: Arc<[usize]>) -> FloatTensor<Self>;
     fn dense_cross_entropy(x: FloatTensor<Self>, matrix: FloatTensor<Self>, targets: Arc<[usize]>)
     -> FloatTensor<Self>;
 }
 
-impl Frozen for Flex {
-    fn packed_linear(x: FlexTensor, matrix: Packed) -> FlexTensor {
-        let ([rows, _], [outputs, _]) = (dims(&x), matrix.dims);
-        apply(&x, [rows, outputs], |x, out| forward(Source::Packed(&matrix), x, out))
-    }
-
+impl Vocabulary for Flex {
     fn packed_cross_entropy(x: FlexTensor, matrix: Packed, targets: Arc<[usize]>) -> FlexTensor {
         vocabulary::forward(&x, Source::Packed(&matrix), &targets, false).0
     }
 
     fn dense_cross_entropy(x: FlexTensor, matrix: FlexTensor, targets: Arc<[usize]>) -> FlexTensor {
         let matrix = matrix.to_contiguous();
-        vocabulary::forward(&x, Source::dense(&matrix), &targets, false).0
+        vocabulary::forward(&x, Source::Dense(whole(&matrix)), &targets, false).0
     }
 }
 
-impl<C: CheckpointStrategy> Frozen for Autodiff<Flex, C> {
-    fn packed_linear(x: FloatTensor<Self>, matrix: Packed) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Linear;
-
-        impl Backward<Flex, 1> for Linear {
-            type State = Packed;
-
-            fn backward(self, ops: Ops<Packed, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let matrix = ops.state;
-                unary::<Flex, _>(ops.parents, ops.node, grads, |gradient| {
-                    let ([rows, _], [_, width]) = (dims(&gradient), matrix.dims);
-                    apply(&gradient, [rows, width], |gradient, out| backward(Source::Packed(&matrix), gradient, out))
-                });
-            }
-        }
-
-        match Linear.prepare::<C>([x.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(matrix.clone(), Flex::packed_linear(x.into_primitive(), matrix)),
-            OpsKind::UnTracked(prep) => prep.finish(Flex::packed_linear(x.into_primitive(), matrix)),
-        }
-    }
-
+impl<C: CheckpointStrategy> Vocabulary for Autodiff<Flex, C> {
     fn packed_cross_entropy(x: FloatTensor<Self>, matrix: Packed, targets: Arc<[usize]>) -> FloatTensor<Self> {
         cross_entropy::<C>(x, Source::Packed(&matrix), &targets)
     }
@@ -297,7 +349,7 @@ impl<C: CheckpointStrategy> Frozen for Autodiff<Flex, C> {
         targets: Arc<[usize]>,
     ) -> FloatTensor<Self> {
         let matrix = matrix.into_primitive().to_contiguous();
-        cross_entropy::<C>(x, Source::dense(&matrix), &targets)
+        cross_entropy::<C>(x, Source::Dense(whole(&matrix)), &targets)
     }
 }
 
@@ -328,172 +380,31 @@ fn cross_entropy<C: CheckpointStrategy>(
     }
 }
 
-/// The sizes of a matrix.
-fn dims(x: &FlexTensor) -> [usize; 2] {
-    let shape = x.layout().shape();
-    [shape[0], shape[1]]
-}
-
-/// A result of this shape that `fill` writes from the numbers of `x`.
-fn apply(x: &FlexTensor, shape: [usize; 2], fill: impl FnOnce(&[f32], &mut [MaybeUninit<f32>])) -> FlexTensor {
-    let (x, shape) = (x.to_contiguous(), Shape::from(shape));
-    if shape.num_elements() == 0 {
-        return FlexTensor::zeros(shape, DType::F32);
-    }
-    let mut out = Output::new(shape);
-    fill(x.storage::<f32>(), out.slots());
-    // SAFETY: `forward` and `backward`, which `fill` calls, write the whole matrix.
-    unsafe { out.finish() }
-}
-
-/// The numbers of a frozen matrix `[out, in]`, row-major where dense.
-#[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
-    Dense(&'a [f32], [usize; 2]),
-    Packed(&'a Packed),
-}
-
-/// Numbers of a tile: 256 KiB, small enough for the second-level cache.
-const TILE: usize = 65_536;
-/// Columns of a tile at most.
-const TILE_WIDTH: usize = 1024;
-/// Columns of the gradient a task computes, about.
-const STRIP: usize = 96;
-/// Rows of `x` a task takes at most.
-const ROWS: usize = 256;
-/// Up to so many rows of `x` are multiplied without `gemm`, whose preparations would take most of the time.
-const FEW: usize = 4;
+/// Up to so many rows of `x` are multiplied with packed rows as they are unpacked.
+pub(crate) const FEW: usize = 4;
 /// Rows of the matrix a task takes then.
 const DOTS: usize = 32;
 
-thread_local! {
-    /// The tile a task works on. No task waits for another while it holds this.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-impl<'a> Source<'a> {
-    /// A contiguous tensor.
-    pub(crate) fn dense(matrix: &'a FlexTensor) -> Self {
-        Self::Dense(matrix.storage::<f32>(), dims(matrix))
-    }
-
-    pub(crate) fn dims(self) -> [usize; 2] {
-        match self {
-            Self::Dense(_, dims) => dims,
-            Self::Packed(matrix) => matrix.dims,
-        }
-    }
-
-    /// Columns that can only be unpacked together.
-    fn block(self) -> usize {
-        match self {
-            Self::Dense(..) => 1,
-            Self::Packed(matrix) => matrix.format.block(),
-        }
-    }
-
-    /// Calls `f` with the numbers of a tile and the distance of its rows.
-    fn tile(self, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(&[f32], usize)) {
-        match self {
-            Self::Dense(numbers, [_, width]) => f(&numbers[rows.start * width + columns.start..], width),
-            Self::Packed(matrix) => SCRATCH.with_borrow_mut(|scratch| {
-                scratch.resize(scratch.len().max(rows.len() * columns.len()), 0.0);
-                let width = columns.len();
-                matrix.unpack(rows, columns, scratch);
-                f(scratch, width);
-            }),
-        }
-    }
-}
-
-/// The parts of `0..end` that are `step` long, the last perhaps shorter.
-fn parts(end: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..end).step_by(step).map(move |start| start..end.min(start + step))
-}
-
-/// Every pair of a part of `x`'s rows and of the matrix's rows or columns: the tasks.
-fn grid(rows: usize, end: usize, step: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    parts(end, step).flat_map(|part| parts(rows, ROWS).map(move |rows| (rows, part.clone()))).collect()
-}
-
-/// Writes `x·Wᵀ`, `[rows, out]`, to all of `out`; nothing may be empty.
-pub(crate) fn forward(matrix: Source<'_>, x: &[f32], out: &mut [MaybeUninit<f32>]) {
-    let [outputs, width] = matrix.dims();
-    let rows = x.len() / width;
+/// Writes `x·Wᵀ + bias`, `[rows, out]`, to all of `out` for at most [`FEW`] rows; nothing may be empty.
+pub(crate) fn few_rows(matrix: &Packed, x: &[f32], bias: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
+    let [outputs, width] = matrix.dims;
+    let (rows, stride, level) = (x.len() / width, matrix.stride(), Level::best());
     assert_eq!([x.len(), out.len()], [rows * width, rows * outputs], "sizes of a product");
     let out = Shared::new(out);
-    let level = Level::best();
-    if let Source::Packed(packed) = matrix
-        && rows <= FEW
-    {
-        let stride = packed.stride();
-        parts(outputs, DOTS).collect::<Vec<_>>().into_par_iter().for_each(|part| {
-            let mut sums = [0.0; DOTS * FEW];
-            let sums = &mut sums[..part.len() * rows];
-            dots(level, packed.format, &packed.bytes[part.start * stride..part.end * stride], width, x, sums);
-            flush(level, sums);
-            for (i, sum) in sums.iter().enumerate() {
-                // SAFETY: these columns belong to this task alone and lie within the output.
-                unsafe { out.at(i % rows * outputs + part.start + i / rows).write(*sum) };
+    (0..outputs.div_ceil(DOTS)).into_par_iter().for_each(|task| {
+        let part = task * DOTS..outputs.min((task + 1) * DOTS);
+        let mut sums = [0.0; DOTS * FEW];
+        let sums = &mut sums[..part.len() * rows];
+        dots(level, matrix.format, &matrix.bytes[part.start * stride..part.end * stride], width, x, sums);
+        if let Some(bias) = bias {
+            for (sums, bias) in sums.chunks_exact_mut(rows).zip(&bias[part.clone()]) {
+                sums.iter_mut().for_each(|sum| *sum += bias);
             }
-        });
-        return;
-    }
-    let tile = (TILE / width.min(TILE_WIDTH)).next_multiple_of(16);
-    grid(rows, outputs, tile).into_par_iter().for_each(|(rows, part)| {
-        let start = rows.start * outputs + part.start;
-        for columns in parts(width, TILE_WIDTH) {
-            matrix.tile(part.clone(), columns.clone(), |numbers, stride| {
-                let x = &x[rows.start * width + columns.start..];
-                let sizes = [rows.len(), part.len(), columns.len()];
-                // SAFETY: the rows and columns of this task belong to it alone and lie within the output; the first columns write
-                // them, later ones add.
-                unsafe {
-                    let at = (out.at(start), [outputs, 1]);
-                    product_into(sizes, 1.0, (x, [width, 1]), (numbers, [1, stride]), at, columns.start > 0);
-                }
-            });
         }
-        // SAFETY: as above, and all is written.
-        unsafe { flush_part(level, out, start, outputs, rows.len(), part.len()) };
-    });
-}
-
-/// Writes `gradient·W`, `[rows, in]`, to all of `out`; nothing may be empty.
-///
-/// A task adds up all rows of the matrix in order for some columns, so that nothing depends on the number of threads.
-pub(crate) fn backward(matrix: Source<'_>, gradient: &[f32], out: &mut [MaybeUninit<f32>]) {
-    let [outputs, width] = matrix.dims();
-    let rows = gradient.len() / outputs;
-    assert_eq!([gradient.len(), out.len()], [rows * outputs, rows * width], "sizes of a product");
-    let out = Shared::new(out);
-    let level = Level::best();
-    let strip = STRIP.next_multiple_of(matrix.block());
-    grid(rows, width, strip).into_par_iter().for_each(|(rows, part)| {
-        let start = rows.start * width + part.start;
-        for inner in parts(outputs, TILE / strip) {
-            matrix.tile(inner.clone(), part.clone(), |numbers, stride| {
-                let gradient = &gradient[rows.start * outputs + inner.start..];
-                let sizes = [rows.len(), part.len(), inner.len()];
-                // SAFETY: as in `forward`.
-                unsafe {
-                    let at = (out.at(start), [width, 1]);
-                    product_into(sizes, 1.0, (gradient, [outputs, 1]), (numbers, [stride, 1]), at, inner.start > 0);
-                }
-            });
+        flush(level, sums);
+        for (i, sum) in sums.iter().enumerate() {
+            // SAFETY: these columns belong to this task alone and lie within the output.
+            unsafe { out.at(i % rows * outputs + part.start + i / rows).write(*sum) };
         }
-        // SAFETY: as in `forward`.
-        unsafe { flush_part(level, out, start, width, rows.len(), part.len()) };
     });
-}
-
-/// Replaces subnormal numbers by zero in `rows` rows of `columns` numbers.
-///
-/// # Safety
-/// These must be written, lie within the output and belong to the caller alone.
-unsafe fn flush_part(level: Level, out: Shared, start: usize, stride: usize, rows: usize, columns: usize) {
-    for row in 0..rows {
-        // SAFETY: by the caller's promise.
-        flush(level, unsafe { std::slice::from_raw_parts_mut(out.at(start + row * stride), columns) });
-    }
 }

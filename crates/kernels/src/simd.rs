@@ -47,6 +47,15 @@ impl Level {
         self.0
     }
 
+    /// Whether there are dot products of pairs of bf16 numbers at this level.
+    pub(crate) fn has_bf16(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
     /// The best level, at most what `ACCLIMATE_SIMD` names; an unknown name caps nothing.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();

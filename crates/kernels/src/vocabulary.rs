@@ -1,7 +1,7 @@
 //! Cross-entropy over a vocabulary, some rows' scores at a time.
 
+use crate::linear::{self, Source};
 use crate::memory::Output;
-use crate::packed::{self, Source};
 use crate::simd::{Level, exp, fold, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
@@ -38,7 +38,7 @@ pub(crate) fn forward(
     for (i, (targets, out)) in targets.chunks(chunk).zip(out.slots().chunks_mut(chunk)).enumerate() {
         let x = &x[i * chunk * width..][..targets.len() * width];
         let mut scores = Output::new(Shape::from([targets.len(), outputs]));
-        packed::forward(matrix, x, scores.slots());
+        linear::forward((x, [targets.len(), width]), matrix, &[], None, scores.slots());
         // SAFETY: `forward` wrote every score.
         let mut scores = unsafe { scores.finish() };
         let scores = scores.storage_mut::<f32>();
@@ -48,7 +48,8 @@ pub(crate) fn forward(
             out.write(loss);
         });
         if tracked {
-            packed::backward(matrix, scores, &mut slopes.slots()[i * chunk * width..][..targets.len() * width]);
+            let slopes = &mut slopes.slots()[i * chunk * width..][..targets.len() * width];
+            linear::input_gradient((scores, [targets.len(), outputs]), matrix, None, slopes);
         }
     }
     // SAFETY: each chunk wrote its rows of both, and `slopes` has none unless tracked.

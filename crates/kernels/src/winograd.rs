@@ -202,8 +202,9 @@ fn transform_input_body<const FMA: bool>(
             let [a, b, c, d] = [first, first + columns, first + 2 * columns, first + 3 * columns];
             *row = input_line([lane(patch, a), lane(patch, b), lane(patch, c), lane(patch, d)]);
         }
-        for x in 0..4 {
-            let column = input_line([&rows[0][x], &rows[1][x], &rows[2][x], &rows[3][x]]);
+        let pairs = rows[0].iter().zip(&rows[1]).zip(rows[2].iter().zip(&rows[3]));
+        for (x, ((a, b), (c, d))) in pairs.enumerate() {
+            let column = input_line([a, b, c, d]);
             for (y, value) in column.iter().enumerate() {
                 let panel = (y * 4 + x) * (columns / tile) + at / tile;
                 let place = (panel * channels + channel) * tile + at % tile;
@@ -227,8 +228,9 @@ fn transform_sums_body<const FMA: bool>(sums: &[f32], distance: usize, pixels: &
             let [a, b, c, d] = [first, first + distance, first + 2 * distance, first + 3 * distance];
             *row = pixel_line([lane(sums, a), lane(sums, b), lane(sums, c), lane(sums, d)]);
         }
-        for x in 0..2 {
-            let column = pixel_line([&rows[0][x], &rows[1][x], &rows[2][x], &rows[3][x]]);
+        let pairs = rows[0].iter().zip(&rows[1]).zip(rows[2].iter().zip(&rows[3]));
+        for (x, ((a, b), (c, d))) in pairs.enumerate() {
+            let column = pixel_line([a, b, c, d]);
             for (y, value) in column.iter().enumerate() {
                 *pixels[(y * 2 + x) * columns + at..].first_chunk_mut().expect("whole tiles") = *value;
             }

@@ -1,7 +1,9 @@
 //! Sentence encoders of the BERT family, such as all-MiniLM-L6-v2.
 
-use crate::{check_weights, first_states, largest, positive, read_json, read_weights};
-use acclimate_core::{Error, Inputs, Model, Outputs, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible};
+use crate::{bf16_matrices, check_weights, first_states, largest, positive, read_json, read_weights};
+use acclimate_core::{
+    Error, Inputs, Model, Outputs, Packed, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible,
+};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
@@ -151,6 +153,8 @@ impl BertConfig {
 pub struct Bert {
     config: BertConfig,
     weights: Params,
+    /// Matrices that are not among the weights.
+    packed: BTreeMap<String, Packed>,
     sites: Vec<Site>,
     fingerprint: OnceLock<String>,
 }
@@ -189,7 +193,7 @@ impl Bert {
         let prefix = if named.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
         let sites = config.sites(prefix);
         check_weights(&sites, &named, &BTreeMap::new())?;
-        Ok(Self { config, weights: named, sites, fingerprint: OnceLock::new() })
+        Ok(Self { config, weights: named, packed: BTreeMap::new(), sites, fingerprint: OnceLock::new() })
     }
 
     /// The config.
@@ -276,6 +280,10 @@ impl Model for Bert {
         &self.weights
     }
 
+    fn packed(&self, name: &str) -> Option<&Packed> {
+        self.packed.get(name)
+    }
+
     fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| self.weights.fingerprint())
     }
@@ -292,7 +300,19 @@ impl Model for Bert {
         Ok(Outputs { states: Some(states), features, logits })
     }
 
-    fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {
+    fn in_bf16(&self) -> Result<Box<dyn Model>> {
+        let (weights, packed) = bf16_matrices(&self.sites, &self.weights, self.packed.clone())?;
+        let fingerprint = self.fingerprint().to_owned().into();
+        Ok(Box::new(Self { config: self.config.clone(), weights, packed, sites: self.sites.clone(), fingerprint }))
+    }
+
+    fn with_weights(&self, mut weights: Params) -> Result<Box<dyn Model>> {
+        // What is not given stays as it is here, unpacked.
+        for (name, packed) in &self.packed {
+            if !weights.has(name) {
+                weights.insert(name.clone(), packed.dense());
+            }
+        }
         Ok(Box::new(Self::from_weights(self.config.clone(), weights)?))
     }
 }

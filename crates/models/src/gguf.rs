@@ -48,7 +48,7 @@ pub(crate) fn model(gguf: &Gguf, base: Base, device: &Device) -> Result<Llama> {
                     Values::Packed(packed) => Matrix::Packed(packed),
                 };
                 match (in_order(matrix, order), base) {
-                    (Matrix::Packed(matrix), Base::Packed) => {
+                    (Matrix::Packed(matrix), Base::Packed | Base::Bf16) => {
                         packed.insert(name, matrix);
                     }
                     (matrix, _) => weights.insert(name, matrix.dense()),

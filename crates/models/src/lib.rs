@@ -64,15 +64,18 @@ const fn llama(model_type: &'static str) -> Reader {
     }
 }
 
-/// How a quantised model is held.
+/// How a model's frozen matrices are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Base {
-    /// As its file has it.
+    /// As their file has them.
     #[default]
     Packed,
     /// Four bytes a number.
     Dense,
+    /// Those of linear sites rounded to bf16, two bytes a number; products round states to bf16 too and add up in f32 where the processor
+    /// can. Half the memory of dense and the faster step, for some three digits.
+    Bf16,
 }
 
 /// The one GGUF file that a place is or that a folder without `config.json` holds.
@@ -104,19 +107,47 @@ pub fn gguf_file(place: &Path) -> Result<Option<PathBuf>> {
 /// # Errors
 /// When a value or tensor is missing, malformed or not offered.
 pub fn load_gguf(gguf: &Gguf, base: Base, device: &Device) -> Result<Box<dyn Model>> {
-    Ok(Box::new(gguf::model(gguf, base, device)?))
+    let model = gguf::model(gguf, base, device)?;
+    if base == Base::Bf16 { model.in_bf16() } else { Ok(Box::new(model)) }
 }
 
 /// Reads a model: a GGUF file, a folder that holds one, or a folder with `config.json`, whose `model_type` says which model it is. What
-/// a GGUF file has packed stays so unless `base` is dense.
+/// a GGUF file has packed stays so unless `base` says otherwise.
 ///
 /// # Errors
-/// When a file is missing or malformed, or the model type is unknown (the error names the known ones).
+/// When a file is missing or malformed, the model type is unknown (the error names the known ones), or there is no such base of it.
 pub fn load(place: &Path, base: Base, device: &Device) -> Result<Box<dyn Model>> {
     if let Some(file) = gguf_file(place)? {
         return load_gguf(&Gguf::read(&file)?, base, device);
     }
-    (reader_of(place)?.build)(place, read_weights(place, device)?)
+    let model = (reader_of(place)?.build)(place, read_weights(place, device)?)?;
+    if base == Base::Bf16 { model.in_bf16() } else { Ok(model) }
+}
+
+/// Takes the matrices of linear sites out of the weights, rounded to bf16; those that are packed already are unpacked first.
+fn bf16_matrices(
+    sites: &[Site],
+    weights: &Params,
+    mut packed: BTreeMap<String, Packed>,
+) -> Result<(Params, BTreeMap<String, Packed>)> {
+    for site in sites.iter().filter(|site| site.kind == SiteKind::Linear) {
+        let name = format!("{}.weight", site.name);
+        let dense = match packed.get(&name) {
+            Some(matrix) => matrix.dense(),
+            None => weights.get::<2>(&name)?,
+        };
+        let unsupported = |what| Error::Unsupported {
+            who: "a base in bf16".to_owned(),
+            what,
+            instead: "load the model in f32".to_owned(),
+        };
+        packed.insert(name, Packed::rounded(&dense).map_err(unsupported)?);
+    }
+    let mut rest = Params::default();
+    for (name, tensor) in weights.iter().filter(|(name, _)| !packed.contains_key(*name)) {
+        rest.insert(name, tensor.clone());
+    }
+    Ok((rest, packed))
 }
 
 /// The tensors of a folder with `config.json`, under the names that its model knows them by. No number is read.

@@ -1,6 +1,6 @@
 //! Decoders of the Llama family: Llama, SmolLM2, Qwen2 and Mistral checkpoints under the names of Hugging Face.
 
-use crate::{check_weights, first_states, largest, positive, read_json, read_weights};
+use crate::{bf16_matrices, check_weights, first_states, largest, positive, read_json, read_weights};
 use acclimate_core::{
     Error, Inputs, Model, Outputs, Packed, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible,
 };
@@ -438,6 +438,12 @@ impl Model for Llama {
         let features = self.last(&states);
         let logits = pass.head(features.clone())?;
         Ok(Outputs { states: Some(states), features, logits })
+    }
+
+    fn in_bf16(&self) -> Result<Box<dyn Model>> {
+        let (weights, packed) = bf16_matrices(&self.sites, &self.weights, self.packed.clone())?;
+        let rounded = Self::from_packed(self.config.clone(), weights, packed)?;
+        Ok(Box::new(Self { fingerprint: self.fingerprint().to_owned().into(), ..rounded }))
     }
 
     fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {

@@ -177,6 +177,10 @@ impl WeightAdapter for Lora {
     }
 
     fn apply(&self, x: Tensor<2>, base: &Affine, p: &LoraParams, here: &Here<'_, ()>) -> Result<Tensor<2>> {
+        if here.mask.is_none() && p.m.is_none() {
+            let factors = [p.a.clone(), p.b.clone()];
+            return Ok(base.weight.low_rank(x, base.bias.clone(), factors, self.scale(here.site)));
+        }
         let low = here.dropped(x.clone()).matmul(p.a.clone().transpose()) * self.scale(here.site);
         let change = low.matmul(p.b.clone().transpose());
         let Some(gain) = self.gain(base, p, here.site) else { return Ok(base.forward(x) + change) };
