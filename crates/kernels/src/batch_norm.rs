@@ -684,3 +684,36 @@ fn scaling_backward(
         vector(needed[3], &|_, sums| sums[0]),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every level gives the same numbers up to rounding, whatever is left over after whole vectors.
+    #[test]
+    fn levels_agree() {
+        let x: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.7).sin() * 5.0).collect();
+        let gradient: Vec<f32> = (0..1003).map(|i| (i as f32 * 1.3).cos()).collect();
+        let scaling = Scaling { centre: 0.3, factor: 2.0, shift: 1.0, bounds: Activation::Relu6.bounds() };
+        let all = |level| {
+            let (mut sum, mut squares, mut slopes) = (0.0, 0.0, [0.0; 2]);
+            add_up(level, &x, &mut sum);
+            add_squares(level, &x, 0.3, &mut squares);
+            add_slopes(level, &x, &gradient, scaling, &mut slopes);
+            let mut out = vec![MaybeUninit::new(f32::NAN); 4 * x.len()];
+            let mut parts = out.chunks_exact_mut(x.len());
+            let mut part = || parts.next().expect("there are four");
+            scale(level, &x, scaling, part());
+            scaled_gradient(level, &x, &gradient, scaling, part());
+            centred_gradient(level, &x, &gradient, scaling, [0.1, 0.2], part());
+            sum_clipped(level, &x, &gradient, scaling.bounds, part());
+            // SAFETY: made from numbers and then written.
+            let numbers = out.into_iter().map(|x| f64::from(unsafe { x.assume_init() }));
+            numbers.chain([sum, squares, slopes[0], slopes[1]]).collect::<Vec<_>>()
+        };
+        let levels: Vec<_> = Level::available().into_iter().map(all).collect();
+        for other in &levels[1..] {
+            assert!(levels[0].iter().zip(other).all(|(a, b)| (a - b).abs() <= 1e-5 * (1.0 + a.abs())));
+        }
+    }
+}

@@ -224,3 +224,27 @@ fn dot_rows_body<const FMA: bool>(x: &[f32], pitch: usize, y: &[f32], width: usi
         *sum += f64::from(total(fold([x, y], 0.0, |sum, [x, y]| mul_add::<FMA>(x, y, sum))));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_sums_taps_and_rows() {
+        let source: Vec<f32> = (0..400).map(|i| (i % 9) as f32 - 4.0).collect();
+        let taps = [(0, 2.0), (3, -1.0), (71, 0.5)];
+        for level in Level::available() {
+            let mut out = vec![f32::NAN; 3 * BLOCK];
+            sum_taps(level, &source, &taps, 7.0, &mut out);
+            for (i, got) in out.iter().enumerate() {
+                // Halves of small whole numbers: exact in any order.
+                let sum: f32 = taps.iter().map(|(offset, weight)| weight * source[offset + i]).sum();
+                assert_eq!(*got, 7.0 + sum);
+            }
+            let mut sum = 1.0;
+            dot_rows(level, &source, 50, &source[..111], 37, &mut sum);
+            let expected: f32 = (0..111).map(|i| source[i / 37 * 50 + i % 37] * source[i]).sum();
+            assert_eq!(sum, 1.0 + f64::from(expected));
+        }
+    }
+}

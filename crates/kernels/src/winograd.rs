@@ -296,3 +296,50 @@ fn interleave_body<const FMA: bool>(
     }
     *finite &= all;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Output;
+    use crate::walk::forward_walk;
+    use crate::{Conv2d, conv::Sizes};
+    use burn::tensor::Shape;
+
+    /// Whole numbers, so that every way of adding them up in halves and quarters is exact.
+    #[test]
+    fn every_level_computes_the_plain_sums() {
+        let (channels, rows, [height, width]) = (17, 19, [13, 15]);
+        let conv = Conv2d { padding: [[1, 1], [0, 2]], ..Conv2d::default() };
+        let (source, kernel) = ([height, width], [3, 3]);
+        let sizes = Sizes { batch: 2, inputs: channels, outputs: rows, source, kernel, result: [height, width] };
+        let x: Vec<f32> = (0..2 * channels * height * width).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+        let weight: Vec<f32> = (0..rows * channels * 9).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
+        let plain = |image: usize, row: usize, y: usize, at: usize| {
+            let mut sum = row as f32;
+            for (i, w) in weight[row * channels * 9..][..channels * 9].iter().enumerate() {
+                let (y, at) = (y + i % 9 / 3, at + i % 3);
+                if (1..=height).contains(&y) && at < width {
+                    sum += w * x[((image * channels + i / 9) * height + y - 1) * width + at];
+                }
+            }
+            sum
+        };
+        let bias: Vec<f32> = (0..rows).map(|row| row as f32).collect();
+        let walk = forward_walk(&sizes, &conv);
+        let factor = Factor { numbers: &weight, strides: [channels * 9, 9, 0], sizes: [rows, channels] };
+        assert!(fits(&walk, &factor, 2));
+        for level in Level::available() {
+            let mut out = Output::new(Shape::new([2, rows, height, width]));
+            let target = out.shared();
+            // SAFETY: the walk covers the whole result.
+            let out = unsafe {
+                assert!(run(level, &walk, &x, factor, Some(&bias), [2, 1], target));
+                out.finish()
+            };
+            for (i, got) in out.storage::<f32>().iter().enumerate() {
+                let (plane, y, at) = (i / (height * width), i / width % height, i % width);
+                assert_eq!(*got, plain(plane / rows, plane % rows, y, at), "{level:?}, number {i}");
+            }
+        }
+    }
+}
