@@ -1,9 +1,7 @@
-"""The Python side of `cargo xtask interop peft` and `cargo xtask bench peers`: peft 0.17.1, transformers 4.57.1, torch 2.8.0.
+"""The Python side of `cargo xtask interop peft`: peft 0.17.1, transformers 4.57.1, torch 2.8.0.
 
     python reference/interop/peft_side.py make WORK [MODEL-CASE]…   base models, and folders that peft writes
     python reference/interop/peft_side.py check WORK                folders that acclimate wrote, read and merged by peft
-    python reference/interop/peft_side.py bench WORK                times on request, one word a line on stdin
-    python reference/interop/peft_side.py merge MODEL ADAPTER OUT   a language model merged and written, as a whole process
 
 `make` writes WORK/models/MODEL and, for every case in `cases.py`, WORK/from_peft/MODEL-CASE: what peft saves, `case.json`
 and `io.safetensors` (`ids` and `mask`, or `images`; `base` and `adapted`). The adapters' tensors stand at their start plus
@@ -20,19 +18,15 @@ import copy
 import json
 import os
 import shutil
-import sys
-import time
 import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
 import torch
-from cases import CONFIG, asset, cases, inputs, present, read_base, run, write_bases
-from dadaptation import DAdaptAdam
-from peft import LoraConfig, PeftModel, get_peft_model
+from cases import cases, inputs, read_base, run, write_bases
+from peft import PeftModel, get_peft_model
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging
 
 logging.disable_progress_bar()
@@ -152,128 +146,23 @@ def check(work):
         print(json.dumps(found), flush=True)
 
 
-def bench_folders(work):
-    """SmolLM2 in f32 and an adapter of rank 16 on all its linear modules; made where they are missing."""
-    model, adapter = work / "bench/model", work / "bench/adapter"
-    if not (adapter / CONFIG).exists():
-        base = read_base(work / "models", "smollm2")
-        base.save_pretrained(model)
-        adapted = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
-        rng = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for p in adapted.parameters():
-                if p.requires_grad:
-                    p.copy_(0.02 * torch.randn(p.shape, generator=rng))
-        save(adapted, adapter)
-    return model, adapter
-
-
-def bare(model):
-    """The base without the adapter, and without what would make the next one count as a second."""
-    base = model.unload()
-    del base.peft_config
-    return base
-
-
-def timed(what, action):
-    start = time.perf_counter()
-    made = action()
-    print(json.dumps({"what": what, "seconds": time.perf_counter() - start}), flush=True)
-    return made
-
-
-class Minilm:
-    """MiniLM with LoRA of rank 8 on query and value and a head for three classes, 16 rows of 128 tokens, D-Adapt Adam."""
-
-    def __init__(self):
-        torch.manual_seed(5)
-        base = AutoModel.from_pretrained(asset("minilm"), dtype=torch.float32, local_files_only=True)
-        # No dropout on either side; gradients flow in this mode too.
-        self.model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])).eval()
-        self.head = torch.nn.Linear(384, 3)
-        trained = [p for p in self.model.parameters() if p.requires_grad] + list(self.head.parameters())
-        self.optimiser = DAdaptAdam(trained, lr=1.0)
-        self.ids = torch.randint(1000, 20000, (16, 128))
-        self.mask = torch.ones_like(self.ids)
-        self.labels = torch.arange(16) % 3
-
-    def forward(self):
-        with torch.no_grad():
-            return self.model(input_ids=self.ids, attention_mask=self.mask).last_hidden_state
-
-    def step(self):
-        states = self.model(input_ids=self.ids, attention_mask=self.mask).last_hidden_state
-        loss = torch.nn.functional.cross_entropy(self.head(states.mean(1)), self.labels)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.item()
-
-
-def bench(work):
-    if not present("smollm2"):
-        raise SystemExit(f"{asset('smollm2')} is missing; fetch it with `acclimate assets fetch smollm2`")
-    warnings.filterwarnings("ignore")
-    place, folder = bench_folders(work)
-    base = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
-    stored = copy.deepcopy(base.state_dict())
-    about = {"model": str(place), "adapter": str(folder), "threads": torch.get_num_threads()}
-    about["minilm"] = str(asset("minilm")) if present("minilm") else None
-    minilm = None
-    print(json.dumps(about), flush=True)
-    for line in sys.stdin:
-        what = line.strip()
-        match what:
-            case "load" | "load_without_init":
-                lazy = what != "load"
-                model = timed(what, lambda: PeftModel.from_pretrained(base, folder, low_cpu_mem_usage=lazy))
-                base = bare(model)
-            case "load_adapter":
-                model = PeftModel.from_pretrained(base, folder)
-                timed(what, lambda: model.load_adapter(folder, "second"))
-                base = bare(model)
-            case "merge":
-                model = PeftModel.from_pretrained(base, folder)
-                base = timed(what, model.merge_and_unload)
-                del base.peft_config
-                base.load_state_dict(stored)
-            case "minilm_forward" | "minilm_step":
-                minilm = minilm or Minilm()
-                timed(what, minilm.step if what == "minilm_step" else minilm.forward)
-            case _:
-                raise SystemExit(f"`{what}` is nothing that is timed")
-
-
-def merge(place, adapter, out):
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32), adapter)
-    model.merge_and_unload().save_pretrained(out)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("make", "check", "bench"):
+    for name in ("make", "check"):
         command = commands.add_parser(name)
         command.add_argument("work", type=Path)
         if name == "make":
             command.add_argument("names", nargs="*")
-    merging = commands.add_parser("merge")
-    for name in ("model", "adapter", "out"):
-        merging.add_argument(name, type=Path)
     given = parser.parse_args()
-    if given.command in ("make", "check"):
-        torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)
-        warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    warnings.filterwarnings("ignore")
     match given.command:
         case "make":
             make(given.work, given.names)
         case "check":
             check(given.work)
-        case "bench":
-            bench(given.work)
-        case "merge":
-            merge(given.model, given.adapter, given.out)
 
 
 if __name__ == "__main__":

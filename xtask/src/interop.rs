@@ -449,7 +449,7 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The Python program with some arguments, before it starts. Its sets are walked in one order.
-pub(crate) fn program(root: &Path, args: &[&std::ffi::OsStr]) -> Result<Command> {
+fn program(root: &Path, args: &[&std::ffi::OsStr]) -> Result<Command> {
     let mut command = Command::new(golden::python()?);
     command.arg(SCRIPT).args(args).current_dir(root).env("PYTHONHASHSEED", "0").stdout(Stdio::piped());
     Ok(command)

@@ -75,6 +75,14 @@ enum Chore {
         #[command(subcommand)]
         what: Timed,
     },
+    /// One side of `bench peers`: answers every line with the time its work took
+    #[command(hide = true)]
+    BenchSide {
+        /// The comparison
+        name: String,
+        /// The folder for models and adapters that are made
+        work: PathBuf,
+    },
     /// Run all checks, as .ci/run
     Ci,
 }
@@ -93,18 +101,21 @@ enum Peer {
 
 #[derive(Debug, Subcommand)]
 enum Timed {
-    /// Loading and merging an adapter of SmolLM2, and steps of MiniLM, beside the peft package
+    /// The same work by acclimate, by Burn's own operations and by Python packages
     Peers {
-        /// Pairs of each measurement, at least 3
+        /// Part of the names of comparisons; all when none is given
+        #[arg(default_value = "")]
+        name: String,
+        /// Pairs of each comparison, at least 3
         #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
-        repetitions: u32,
-        /// Pairs of whole programs that merge; each writes the model
+        pairs: u32,
+        /// Pairs of whole programs; each writes a model
         #[arg(long, default_value_t = 3)]
-        processes: u32,
-        /// The folder for the model, the adapter and merged models
+        programs: u32,
+        /// The folder for models and adapters that are made
         #[arg(long, default_value = "runs/interop")]
         work: PathBuf,
-        /// Print JSON in place of the table
+        /// Print a line of JSON for each comparison in place of the table
         #[arg(long)]
         json: bool,
     },
@@ -159,10 +170,26 @@ fn run() -> Result<()> {
         Chore::Interop { peer: Peer::Peft { cases, work } } => {
             interop::peft(&root, &root.join(work), &cases, |line| println!("{line}"))?;
         }
-        Chore::Bench { what: Timed::Peers { repetitions, processes, work, json } } => {
-            let table = bench::peers(&root, &root.join(work), &program(&root)?, repetitions, processes)?;
-            println!("{}", if json { table.json()? } else { table.text() });
+        Chore::Bench { what: Timed::Peers { name, pairs, programs, work, json } } => {
+            if !json {
+                println!("{}", bench::Measurement::head());
+            }
+            let plan = bench::Plan { name, pairs, programs, work: root.join(work) };
+            bench::peers(
+                &root,
+                &plan,
+                || program(&root),
+                |told| {
+                    match told {
+                        bench::Told::Measured(measurement) if json => println!("{}", measurement.json()?),
+                        bench::Told::Measured(measurement) => println!("{}", measurement.text()),
+                        bench::Told::Note(note) => eprintln!("note: {note}"),
+                    }
+                    Ok(())
+                },
+            )?;
         }
+        Chore::BenchSide { name, work } => bench::serve(&name, &work, std::io::stdin().lock(), std::io::stdout())?,
         Chore::Ci => call(&root, "bash", &[".ci/run"])?,
     }
     Ok(())

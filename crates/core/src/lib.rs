@@ -24,7 +24,7 @@ mod site;
 mod stored;
 mod tensor;
 
-pub use acclimate_kernels::{Activation, Format, Matrix, Packed, Visible};
+pub use acclimate_kernels::{Activation, Format, Matrix, Packed, Visible, moments};
 pub use acclimate_macros::{Fields, Method, Record};
 pub use adapter::{
     ActivationAdapter, Adapter, Affine, AnyActivation, AnyTokens, AnyWeight, Here, Place, TokenAdapter, WeightAdapter,

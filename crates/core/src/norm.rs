@@ -48,7 +48,7 @@ pub struct Batch;
 impl Normaliser for Batch {
     fn moments(&self, site: &Site, x: &Tensor<4>, _: Moments) -> Result<Moments> {
         self.takes_own(site, x)?;
-        let (mean, variance) = acclimate_kernels::moments(x.clone());
+        let (mean, variance) = acclimate_kernels::channel_moments(x.clone());
         Ok(Moments { mean, variance })
     }
 

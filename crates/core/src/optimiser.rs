@@ -50,6 +50,12 @@ pub trait Optimiser: Method {
     /// When numbers are not finite or shapes do not fit.
     fn update(&self, grads: &Params, state: &mut Self::State, at: &At<'_>) -> Result<Step>;
 
+    /// Whether [`Optimiser::update`] writes over the tensors of its state. The host keeps no copy then, and the state of a step that led
+    /// to numbers that are not finite stays as that step left it.
+    fn in_place(&self) -> bool {
+        false
+    }
+
     /// The parameters to evaluate with: averages, where the method keeps them.
     fn eval(&self, params: &Params, _state: &Self::State) -> Params {
         params.clone()
@@ -120,6 +126,8 @@ pub trait AnyOptimiser: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The method's own.
     fn step(&self, grads: &Params, state: &mut dyn AnyState, at: &At<'_>) -> Result<Step>;
+    /// See [`Optimiser::in_place`].
+    fn writes_in_place(&self) -> bool;
     /// See [`Optimiser::eval`].
     fn evaluate(&self, params: &Params, state: &dyn AnyState) -> Params;
     /// See [`Optimiser::log`].
@@ -150,6 +158,9 @@ impl<O: Optimiser> AnyOptimiser for O {
     }
     fn step(&self, grads: &Params, state: &mut dyn AnyState, at: &At<'_>) -> Result<Step> {
         self.update(grads, state.as_any_mut().downcast_mut().expect(OWN), at)
+    }
+    fn writes_in_place(&self) -> bool {
+        self.in_place()
     }
     fn evaluate(&self, params: &Params, state: &dyn AnyState) -> Params {
         self.eval(params, state.as_any().downcast_ref().expect(OWN))

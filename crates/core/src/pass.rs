@@ -255,7 +255,7 @@ impl<'a> Pass<'a> {
         // Each row's groups and channels are the channels of one image, of which the kernels know how to take moments and scale.
         let (rows, share) = (batch * channels, channels / groups);
         let (mean, variance) =
-            acclimate_kernels::moments(x.clone().reshape([1, batch * groups, share * height, width]));
+            acclimate_kernels::channel_moments(x.clone().reshape([1, batch * groups, share * height, width]));
         let moments = [mean, variance].map(|v| v.unsqueeze_dim::<2>(1).expand([batch * groups, share]).reshape([rows]));
         let vectors =
             scale_shift(&affine, &x).map(|v| v.unsqueeze_dim::<2>(0).expand([batch, channels]).reshape([rows]));

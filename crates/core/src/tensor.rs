@@ -50,6 +50,11 @@ impl AnyTensor {
         self.0.clone()
     }
 
+    /// As [`AnyTensor::elements`], without a second handle on the buffer.
+    pub fn into_elements(self) -> Tensor<1> {
+        self.0
+    }
+
     /// The inverse of [`AnyTensor::elements`].
     pub fn from_elements(elements: Tensor<1>) -> Self {
         Self(elements)
@@ -177,6 +182,15 @@ impl Params {
                 self.entries.push((name, tensor));
             }
         }
+    }
+
+    /// Takes a tensor out of its place, which holds no number until another is inserted there: whoever has it may be the only owner of
+    /// its buffer, and write over it.
+    pub fn take(&mut self, name: &str) -> Option<AnyTensor> {
+        let at = *self.index.get(name)?;
+        let tensor = &mut self.entries[at].1;
+        let empty = Tensor::<1>::empty([0], (&tensor.device(), tensor.dtype()));
+        Some(std::mem::replace(tensor, empty.into()))
     }
 
     /// The tensor of that name, if there is one.

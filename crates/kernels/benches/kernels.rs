@@ -5,7 +5,8 @@
 #![allow(clippy::print_stdout)] // the table is the result
 
 use acclimate_kernels::{
-    Format, Matrix, Packed, Visible, attention, composed, gelu, gelu_tanh, layer_norm, rms_norm, rotary, swiglu,
+    Format, Matrix, Measure, Packed, Sinkhorn, Visible, attention, composed, gelu, gelu_tanh, layer_norm, moments,
+    pairwise, rms_norm, rotary, sinkhorn, swiglu,
 };
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, activation};
 use std::hint::black_box;
@@ -136,6 +137,44 @@ fn main() {
         |[x]| composed::rotary(x, cos.clone(), sin.clone(), heads),
     );
     packed_matrices(&device);
+    steps(&device);
+    pairs(&device);
+}
+
+/// A step of D-Adapt Adam over four million numbers, with gradients, and without any for so long that their moments vanish.
+fn steps(device: &Device) {
+    let step = moments::DadaptAdam { beta1: 0.9, beta2: 0.999, eps: 1e-8, rate: 1e-3, scale: 1.0 };
+    let normal = |size: f64| Tensor::<1>::random([4 << 20], Distribution::Normal(0.0, size), device);
+    for (name, size) in [("", 1.0), (", moments that vanish", 1.2e-38)] {
+        let (g, state) = (normal(1.0) * if size < 1.0 { 0.0 } else { 1.0 }, [0; 3].map(|_| normal(size).abs()));
+        compare(
+            &format!("dadapt_adam{name}, against composed"),
+            || drop(black_box(moments::dadapt_adam(g.clone(), state.clone(), step))),
+            || drop(black_box(composed::dadapt_adam(g.clone(), state.clone(), step))),
+        );
+    }
+}
+
+/// Measures of a thousand rows, and transport between them; far rows have powers of e that vanish.
+fn pairs(device: &Device) {
+    let normal = |size: f64| Tensor::<2>::random([1000, 64], Distribution::Normal(0.0, size), device);
+    for (name, size) in [("", 1.0), (", far", 4.0)] {
+        let (x, y) = (normal(size), normal(size));
+        for measure in [Measure::SquaredEuclidean, Measure::Rbf(0.05)] {
+            compare(
+                &format!("pairwise {measure:?}{name}, against composed"),
+                || drop(black_box(pairwise(x.clone(), Some(y.clone()), measure))),
+                || drop(black_box(composed::pairwise(x.clone(), y.clone(), false, measure))),
+            );
+        }
+        let (cost, even) = (pairwise(x, Some(y), Measure::SquaredEuclidean), Tensor::<1>::full([1000], 1e-3, device));
+        let settings = Sinkhorn { epsilon: 1.0, iterations: 5, tolerance: 0.0 };
+        compare(
+            &format!("sinkhorn{name}, five iterations, against composed"),
+            || drop(black_box(sinkhorn(cost.clone(), even.clone(), even.clone(), &settings))),
+            || drop(black_box(composed::sinkhorn(cost.clone(), even.clone(), even.clone(), &settings))),
+        );
+    }
 }
 
 /// A matrix of Q4_1 blocks with small factors.

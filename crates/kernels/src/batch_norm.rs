@@ -58,10 +58,10 @@ fn passed(x: f32, gradient: f32, [least, most]: [f32; 2]) -> f32 {
 
 /// Mean and variance (divided by the count) of each channel of `x` `[batch, channels, height, width]`, `[channels]` each: sums over the
 /// channel, the variance's from differences to the mean.
-pub fn moments(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+pub fn channel_moments(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
     let channels = x.dims()[1];
     if x.shape().num_elements() == 0 || !has_kernels(&x.device(), x.dtype()) {
-        return composed::moments(x);
+        return composed::channel_moments(x);
     }
     let both: Tensor<2> = Tensor::from_dispatch(<Dispatch as Norms>::fused_moments(x.into_dispatch()));
     let row = |row: usize| both.clone().narrow(0, row, 1).reshape([channels]);
@@ -93,7 +93,7 @@ pub fn normalise(
     Tensor::from_dispatch(<Dispatch as Norms>::fused_scaling(x, mean, factor, shift, activation))
 }
 
-/// [`normalise`] by the batch's own [`moments`], through which gradients flow.
+/// [`normalise`] by the batch's own [`channel_moments`], through which gradients flow.
 ///
 /// # Panics
 /// If a vector does not have a number for each channel.
@@ -103,7 +103,7 @@ pub fn batch_norm(x: Tensor<4>, [scale, shift]: [Tensor<1>; 2], eps: f64, activa
     assert!(vectors.iter().all(|v| v.dims() == [channels]), "there must be {channels} numbers, one for each channel");
     let fused = has_kernels(&x.device(), x.dtype()) && vectors.iter().all(|v| has_kernels(&v.device(), v.dtype()));
     if x.shape().num_elements() == 0 || !fused {
-        let (mean, variance) = composed::moments(x.clone());
+        let (mean, variance) = composed::channel_moments(x.clone());
         return composed::normalise(x, [mean, variance], [scale, shift], eps, activation);
     }
     let (x, scale, shift) = (x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
@@ -149,7 +149,7 @@ impl Norms for Flex {
     fn fused_moments(x: FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
         let (planes, level) = (Planes::of(&x), Level::best());
-        let moments = planes.by_channel(|channel| channel_moments(level, &planes, x.storage::<f32>(), channel));
+        let moments = planes.by_channel(|channel| moments_of(level, &planes, x.storage::<f32>(), channel));
         let (means, variances): (Vec<_>, Vec<_>) = moments.into_iter().unzip();
         numbers([means, variances].concat(), [2, planes.channels])
     }
@@ -274,7 +274,7 @@ pub(crate) fn channel_sums(x: &FlexTensor) -> FlexTensor {
 }
 
 /// Mean and variance of a channel.
-fn channel_moments(level: Level, planes: &Planes, x: &[f32], channel: usize) -> (f32, f32) {
+fn moments_of(level: Level, planes: &Planes, x: &[f32], channel: usize) -> (f32, f32) {
     let (mut sum, mut squares) = (0.0, 0.0);
     for start in planes.starts(channel) {
         add_up(level, &x[start..][..planes.area], &mut sum);
@@ -300,7 +300,7 @@ fn own_norm(
     let mut out = Output::new(planes.shape.clone());
     let target = out.shared();
     let scalings = planes.by_channel(|channel| {
-        let (centre, variance) = channel_moments(level, &planes, x, channel);
+        let (centre, variance) = moments_of(level, &planes, x, channel);
         let inverse = (1.0 / (f64::from(variance) + eps).sqrt()) as f32;
         let (factor, shift) = (scales[channel] * inverse, shifts[channel]);
         let scaling = Scaling { centre, factor, shift, bounds: activation.bounds() };

@@ -1,5 +1,8 @@
 //! The same functions composed of Burn operations: what runs on other devices and number types, and the reference in tests.
 
+use crate::moments::{Adamw, DadaptAdam, DadaptAdamStep};
+use crate::pairwise::Measure;
+use crate::sinkhorn::{Sinkhorn, Transport};
 use crate::{Activation, Conv2d, Visible};
 use burn::tensor::{
     DType, Int, Tensor, TensorData, activation, module,
@@ -119,8 +122,8 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: Co
     module::conv2d(x, weight, bias, ConvOptions::new(conv.stride, [0, 0], conv.dilation, conv.groups))
 }
 
-/// [`moments`](crate::moments).
-pub fn moments(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+/// [`channel_moments`](crate::channel_moments).
+pub fn channel_moments(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
     let [batch, channels, height, width] = x.dims();
     let flat = x.swap_dims(0, 1).reshape([channels, batch * height * width]);
     let mean = flat.clone().mean_dim(1);
@@ -156,4 +159,117 @@ pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<
             x.mask_where(above, most)
         }
     }
+}
+
+/// [`moments::adamw`](crate::moments::adamw).
+pub fn adamw(g: Tensor<1>, [m, v]: [Tensor<1>; 2], step: Adamw) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let Adamw { beta1, beta2, root, eps, rate } = step;
+    let m = m * beta1 + g.clone() * (1.0 - beta1);
+    let v = v * beta2 + g.square() * (1.0 - beta2);
+    (m.clone() / (v.clone().sqrt() / root + eps) * -rate, [m, v])
+}
+
+/// [`moments::dadapt_adam`](crate::moments::dadapt_adam).
+pub fn dadapt_adam(g: Tensor<1>, [m, v, s]: [Tensor<1>; 3], step: DadaptAdam) -> DadaptAdamStep {
+    let DadaptAdam { beta1, beta2, eps, rate, scale } = step;
+    let b = beta2.sqrt();
+    let product = wide(g.clone() * (s.clone() / (v.clone().sqrt() + eps))).sum();
+    let m = m * beta1 + g.clone() * (scale * rate * (1.0 - beta1));
+    let v = v * beta2 + g.clone().square() * (1.0 - beta2);
+    let s = s * b + g * (rate * (1.0 - b));
+    let norm = wide(s.clone().abs()).sum();
+    let movement = -m.clone() / (v.clone().sqrt() + eps);
+    DadaptAdamStep { movement, state: [m, v, s], product, norm }
+}
+
+/// [`moments::moved`](crate::moments::moved).
+pub fn moved(x: Tensor<1>, movement: Tensor<1>, factor: f64) -> (Tensor<1>, Tensor<1>) {
+    let x = if factor == 1.0 { x } else { x * factor };
+    let next = x + movement;
+    (next.clone(), wide(next.abs()).sum())
+}
+
+/// The potentials of [`sinkhorn`](crate::sinkhorn), the iterations and the last error.
+pub fn sinkhorn(
+    cost: Tensor<2>,
+    a: Tensor<1>,
+    b: Tensor<1>,
+    settings: &Sinkhorn,
+) -> (Tensor<1>, Tensor<1>, usize, f64) {
+    let ([n, m], epsilon) = (cost.dims(), settings.epsilon);
+    let scores = cost / -epsilon;
+    let (log_a, log_b) = (a.log().reshape([n, 1]), b.clone().log().reshape([1, m]));
+    let (mut f, mut g) = (log_a.zeros_like(), log_b.zeros_like());
+    let (mut iterations, mut error) = (0, f64::INFINITY);
+    while iterations < settings.iterations && error > settings.tolerance {
+        f = -log_sum(scores.clone() + log_b.clone() + g.clone(), 1);
+        let log = log_sum(scores.clone() + log_a.clone() + f.clone(), 0);
+        let off = ((g + log.clone()).exp() - 1.0).abs().reshape([m]) * b.clone();
+        // A place without mass may have an infinite potential.
+        let off = off.mask_fill(b.clone().equal_elem(0.0), 0.0).sum();
+        error = off.into_data().iter::<f64>().sum();
+        g = -log;
+        iterations += 1;
+    }
+    ((f * epsilon).reshape([n]), (g * epsilon).reshape([m]), iterations, error)
+}
+
+/// `log Σ exp(x)` along an axis; −∞ where all are.
+fn log_sum(x: Tensor<2>, axis: usize) -> Tensor<2> {
+    let least = if x.dtype() == DType::F16 { -65_504.0 } else { f64::from(f32::MIN) };
+    let most = x.clone().max_dim(axis).clamp_min(least);
+    (x - most.clone()).exp().sum_dim(axis).log() + most
+}
+
+/// [`pairwise`](crate::pairwise), of `x` and itself if `same`.
+pub fn pairwise(x: Tensor<2>, y: Tensor<2>, same: bool, measure: Measure) -> Tensor<2> {
+    let ([n, features], [m, _]) = (x.dims(), y.dims());
+    let squares = |x: Tensor<2>| (x.clone() * x).sum_dim(1);
+    let products = |x: Tensor<2>, y: Tensor<2>| x.matmul(y.transpose());
+    let sums = match measure {
+        _ if n * m == 0 => return Tensor::zeros([n, m], (&x.device(), x.dtype())),
+        Measure::SquaredEuclidean | Measure::Rbf(_) => {
+            let both = squares(x.clone()) + squares(y.clone()).transpose();
+            (both - products(x, y) * 2.0).clamp_min(0.0)
+        }
+        Measure::L1 | Measure::Laplace(_) => {
+            let (x, y) = (x.reshape([n, 1, features]), y.reshape([1, m, features]));
+            (x - y).abs().sum_dim(2).reshape([n, m])
+        }
+        Measure::Cosine => {
+            // A row of zeros keeps its products of zero.
+            let norm = |x: Tensor<2>| {
+                let square = squares(x);
+                square.clone().mask_fill(square.equal_elem(0.0), 1.0).sqrt()
+            };
+            let lengths = norm(x.clone()) * norm(y.clone()).transpose();
+            (-products(x, y) / lengths + 1.0).clamp(0.0, 2.0)
+        }
+    };
+    let out = match measure {
+        Measure::Rbf(gamma) | Measure::Laplace(gamma) => (sums * -gamma).exp(),
+        _ => sums,
+    };
+    if !same {
+        return out;
+    }
+    let diagonal = Tensor::<2>::eye(n, &out.device()).equal_elem(1.0);
+    out.mask_fill(diagonal, measure.own())
+}
+
+/// [`plan`](crate::plan).
+pub fn plan(solution: &Transport, cost: Tensor<2>, a: Tensor<1>, b: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    let [n, m] = cost.dims();
+    let rows = (solution.f.clone() / epsilon + a.log()).reshape([n, 1]);
+    let columns = (solution.g.clone() / epsilon + b.log()).reshape([1, m]);
+    (rows + columns - cost / epsilon).exp()
+}
+
+/// [`moments::squares`](crate::moments::squares).
+pub fn squares(x: Tensor<1>) -> Tensor<1> {
+    wide(x).square().sum()
+}
+
+fn wide(x: Tensor<1>) -> Tensor<1> {
+    x.cast(DType::F64)
 }

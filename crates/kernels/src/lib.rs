@@ -8,7 +8,7 @@
 //! - **no subnormal number** in a result or a gradient: what is too small for a normal f32 is exactly zero, since one subnormal
 //!   operand makes a product tens of times slower;
 //! - the best vector instructions the processor offers, chosen when the program runs; `ACCLIMATE_SIMD=avx2` or `portable` lowers
-//!   the choice (read once);
+//!   the choice (read once), and `off` leaves everything to Burn's own operations, for comparison;
 //! - results that do not depend on the number of threads.
 //!
 //! Second derivatives are not offered: Burn has none.
@@ -29,24 +29,30 @@ mod gate;
 mod implicit;
 mod linear;
 mod memory;
+pub mod moments;
 mod norm;
 mod packed;
+mod pairwise;
 mod panel;
 mod product;
+mod real;
 mod rotary;
 mod simd;
+mod sinkhorn;
 mod tile;
 mod vocabulary;
 mod walk;
 mod winograd;
 
-pub use batch_norm::{Activation, add, batch_norm, moments, normalise};
+pub use batch_norm::{Activation, add, batch_norm, channel_moments, normalise};
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
 pub use conv::{Conv2d, conv1d, conv2d};
 use extension::Fused;
 pub use formats::Format;
 pub use packed::{Matrix, Packed};
+pub use pairwise::{Measure, pairwise};
+pub use sinkhorn::{Sinkhorn, Transport, plan, sinkhorn};
 use std::sync::Arc;
 
 /// Exact GELU, `x·Φ(x)` with Φ the normal distribution function, any shape. As in PyTorch −∞ gives NaN.
@@ -198,5 +204,5 @@ fn has_kernels(device: &Device, kind: DType) -> bool {
         DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
         device => matches!(device, DispatchDevice::Flex(_)),
     };
-    on_processor && kind == DType::F32
+    on_processor && kind == DType::F32 && simd::in_use()
 }

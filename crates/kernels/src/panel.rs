@@ -885,3 +885,157 @@ fn pack_rows_body<const FMA: bool>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Format;
+    use burn::tensor::Device;
+
+    /// Numbers between −1 and 1, the same for the same seed.
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// The product in f64, and the sum of the sizes of its summands.
+    fn wanted(terms: &[Term<'_>], row: usize, column: usize, start: f32) -> [f64; 2] {
+        let mut sums = [f64::from(start), f64::from(start.abs())];
+        for term in terms {
+            for i in 0..term.inner {
+                let left = term.left.numbers[row * term.left.strides[0] + i * term.left.strides[1]];
+                let right = match term.right {
+                    Right::Rows(numbers, stride) => numbers[i * stride + column],
+                    Right::Turned(numbers, stride) => numbers[column * stride + i],
+                    Right::Packed(_) | Right::PackedTurned(_) => unreachable!("dense here"),
+                };
+                let product = f64::from(term.factor) * f64::from(left) * f64::from(right);
+                sums = [sums[0] + product, sums[1] + product.abs()];
+            }
+        }
+        sums
+    }
+
+    /// Every level, sizes around whole tiles and panels, both sides straight and turned, and both orders of the output.
+    #[test]
+    fn products_agree_with_f64() {
+        for (seed, [rows, columns, inner, rank]) in
+            [[1, 1, 1, 1], [13, 33, 7, 2], [12, 32, 64, 3], [100, 65, 31, 8], [3, 130, 2050, 0], [25, 16, 40, 5]]
+                .into_iter()
+                .enumerate()
+        {
+            let seed = 10 * seed as u32;
+            let (a, b) = (numbers(rows * inner, seed), numbers(inner * columns, seed + 1));
+            let (c, d) = (numbers(rows * rank, seed + 2), numbers(rank * columns, seed + 3));
+            let (over_columns, over_rows) = (numbers(columns, seed + 4), numbers(rows, seed + 5));
+            for level in Level::available() {
+                for (turned, across) in [(false, 1), (true, 1), (true, rows)] {
+                    let left = |numbers, inner| Left { numbers, strides: if turned { [1, rows] } else { [inner, 1] } };
+                    let right = |numbers, inner| {
+                        if turned { Right::Turned(numbers, inner) } else { Right::Rows(numbers, columns) }
+                    };
+                    let terms = [
+                        Term { left: left(&a, inner), right: right(&b, inner), inner, factor: 1.0 },
+                        Term { left: left(&c, rank), right: right(&d, rank), inner: rank, factor: 0.5 },
+                    ];
+                    for start in [Start::Zero, Start::Columns(&over_columns), Start::Rows(&over_rows), Start::Output] {
+                        let mut out = vec![MaybeUninit::new(0.25f32); rows * columns];
+                        let strides = if across == 1 { [columns, 1] } else { [1, rows] };
+                        multiply(level, [rows, columns], &terms, start, Place { slots: &mut out, strides });
+                        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                            // SAFETY: made from a number and then written.
+                            let got = unsafe { out[row * strides[0] + column * strides[1]].assume_init() };
+                            let first = match start {
+                                Start::Zero => 0.0,
+                                Start::Columns(start) => start[column],
+                                Start::Rows(start) => start[row],
+                                Start::Output => 0.25,
+                            };
+                            let [sum, size] = wanted(&terms, row, column, first);
+                            let allowed = 1e-7 * (inner + rank + 2) as f64 * size;
+                            assert!((f64::from(got) - sum).abs() <= allowed, "{level:?} {rows}×{columns}×{inner}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A tile's sums have the same order wherever rows and columns are cut.
+    #[test]
+    fn a_product_does_not_depend_on_its_neighbours() {
+        let (rows, columns, inner) = (40, 70, 50);
+        let (a, b) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
+        for level in Level::available() {
+            let run = |first: usize, count: usize| {
+                let left = Left { numbers: &a[first * inner..], strides: [inner, 1] };
+                let term = Term { left, right: Right::Rows(&b, columns), inner, factor: 1.0 };
+                let mut out = vec![MaybeUninit::new(0.0f32); count * columns];
+                let place = Place { slots: &mut out, strides: [columns, 1] };
+                multiply(level, [count, columns], &[term], Start::Zero, place);
+                // SAFETY: made from numbers and then written.
+                out.into_iter().map(|x| unsafe { x.assume_init() }.to_bits()).collect::<Vec<_>>()
+            };
+            let (all, parts) = (run(0, rows), [run(0, 7), run(7, 33)].concat());
+            assert_eq!(all, parts, "{level:?}");
+        }
+    }
+
+    /// The products of what both sides are rounded to, added up in f32; where a processor has none, the left side stays as it is.
+    #[test]
+    fn bf16_products_are_those_of_the_rounded_numbers() {
+        let round = |x: f32| f64::from(f32::from_bits(to_bf16(x) << 16));
+        for [rows, outputs, inner] in [[1, 1, 1], [40, 33, 31], [37, 70, 64], [12, 32, 2051]] {
+            let (x, w) = (numbers(rows * inner.max(outputs), 3), numbers(outputs * inner, 4));
+            let bytes: Vec<u8> = w.iter().flat_map(|w| (to_bf16(*w) as u16).to_le_bytes()).collect();
+            let plain = Packed::new(Format::Bf16, [outputs, inner], bytes.into(), &Device::flex()).unwrap();
+            let matrix = Packed::rounded(&plain.dense()).unwrap();
+            for level in Level::available() {
+                for turned in [true, false] {
+                    let (columns, inner) = if turned { (outputs, inner) } else { (inner, outputs) };
+                    let right = if turned { Right::PackedTurned(&matrix) } else { Right::Packed(&matrix) };
+                    let left = Left { numbers: &x[..rows * inner], strides: [inner, 1] };
+                    let mut out = vec![MaybeUninit::new(f32::NAN); rows * columns];
+                    let place = Place { slots: &mut out, strides: [columns, 1] };
+                    multiply(level, [rows, columns], &[Term { left, right, inner, factor: 1.0 }], Start::Zero, place);
+                    for (at, got) in out.iter().enumerate() {
+                        let (row, column) = (at / columns, at % columns);
+                        let [mut sum, mut size] = [0.0; 2];
+                        for i in 0..inner {
+                            let x = x[row * inner + i];
+                            let x = if level.has_bf16() { round(x) } else { f64::from(x) };
+                            let w = round(if turned { w[column * inner + i] } else { w[i * columns + column] });
+                            sum += x * w;
+                            size += (x * w).abs();
+                        }
+                        // SAFETY: made from a number and then written.
+                        let got = f64::from(unsafe { got.assume_init() });
+                        assert!((got - sum).abs() <= 1e-7 * (inner + 2) as f64 * size, "{level:?}: {got}, not {sum}");
+                    }
+                }
+            }
+        }
+        assert_eq!([to_bf16(1.0), to_bf16(f32::INFINITY), to_bf16(-0.0)], [0x3F80, 0x7F80, 0x8000]);
+        assert!(f32::from_bits(to_bf16(f32::NAN) << 16).is_nan());
+    }
+
+    #[test]
+    fn no_result_is_subnormal() {
+        let (rows, columns, inner) = (14, 40, 5);
+        let (a, b) = (vec![1e-20f32; rows * inner], vec![1e-20f32; inner * columns]);
+        for level in Level::available() {
+            let left = Left { numbers: &a, strides: [inner, 1] };
+            let term = Term { left, right: Right::Rows(&b, columns), inner, factor: 1.0 };
+            let mut out = vec![MaybeUninit::new(f32::NAN); rows * columns];
+            multiply(level, [rows, columns], &[term], Start::Zero, Place { slots: &mut out, strides: [columns, 1] });
+            // SAFETY: made from a number and then written.
+            assert!(out.iter().all(|x| unsafe { x.assume_init() } == 0.0));
+        }
+    }
+}

@@ -71,6 +71,12 @@ impl Level {
     }
 }
 
+/// Whether kernels run at all: not where `ACCLIMATE_SIMD` is `off`.
+pub(crate) fn in_use() -> bool {
+    static IN_USE: OnceLock<bool> = OnceLock::new();
+    *IN_USE.get_or_init(|| std::env::var("ACCLIMATE_SIMD").as_deref() != Ok("off"))
+}
+
 /// Defines `fn name(level, arguments…)` which runs `body::<FMA>(arguments…)` compiled for the level.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) = $body:ident) => {

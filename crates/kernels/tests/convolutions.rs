@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a missing gradient or value is what these tests look for
 
-use acclimate_kernels::{Activation, Conv2d, add, batch_norm, composed, conv1d, conv2d, moments, normalise};
+use acclimate_kernels::{Activation, Conv2d, add, batch_norm, channel_moments, composed, conv1d, conv2d, normalise};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Numbers between −1 and 1 that look random, from a seed.
@@ -292,11 +292,11 @@ fn normalising_is_that_of_burn_in_f64() {
 fn norms_by_own_moments_are_those_of_burn_in_f64() {
     let fused: Norm = |x, [_, _, a, b], after| batch_norm(x, [a, b], 1e-3, after);
     let pieces: Norm = |x, [_, _, a, b], after| {
-        let (mean, variance) = moments(x.clone());
+        let (mean, variance) = channel_moments(x.clone());
         normalise(x, [mean, variance], [a, b], 1e-3, after)
     };
     let reference: Norm = |x, [_, _, a, b], after| {
-        let (mean, variance) = composed::moments(x.clone());
+        let (mean, variance) = composed::channel_moments(x.clone());
         composed::normalise(x, [mean, variance], [a, b], 1e-3, after)
     };
     for shape in SHAPES {
@@ -320,7 +320,8 @@ fn norms_by_own_moments_are_those_of_burn_in_f64() {
 #[test]
 fn a_variance_far_from_zero_keeps_its_digits() {
     let x = random([8, 2, 16, 16], 1, DType::F32) * 0.01 + 1000.0;
-    let ((mean, variance), (wanted_mean, wanted)) = (moments(x.clone()), composed::moments(x.cast(DType::F64)));
+    let ((mean, variance), (wanted_mean, wanted)) =
+        (channel_moments(x.clone()), composed::channel_moments(x.cast(DType::F64)));
     assert_close("mean", &values(mean), &values(wanted_mean), 1e-7);
     // The f32 inputs are the same; the mean is rounded to 6e-5, whose square is a thousandth of a thousandth of the variance.
     assert_close("variance", &values(variance), &values(wanted), 2e-4);

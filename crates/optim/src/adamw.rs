@@ -1,5 +1,5 @@
-use crate::slot;
-use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step};
+use crate::take;
+use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step, moments};
 use serde::{Deserialize, Serialize};
 
 /// Steps by the running mean of the gradient over the root of its running square, with weight decay kept out of both.
@@ -95,14 +95,17 @@ impl Optimiser for Adamw {
         let rates: Vec<f64> = at.scales.iter().map(|scale| self.lr * at.lr * scale).collect();
         let mut movement = Params::default();
         for ((name, g), &rate) in grads.iter().zip(&rates) {
-            let g = g.elements();
-            let m = slot(&state.m, name)? * beta1 + g.clone() * (1.0 - beta1);
-            let v = slot(&state.v, name)? * beta2 + g.square() * (1.0 - beta2);
-            let step = m.clone() / (v.clone().sqrt() / second + eps) * (-rate / first);
+            let step = moments::Adamw { beta1, beta2, root: second, eps, rate: rate / first };
+            let state_of = [take(&mut state.m, name)?, take(&mut state.v, name)?];
+            let (step, [m, v]) = moments::adamw(g.elements(), state_of, step);
             state.m.insert(name, AnyTensor::from_elements(m));
             state.v.insert(name, AnyTensor::from_elements(v));
             movement.insert(name, AnyTensor::from_elements(step));
         }
         Ok(Step { movement, decay_rates: rates })
+    }
+
+    fn in_place(&self) -> bool {
+        true
     }
 }

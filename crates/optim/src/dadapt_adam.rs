@@ -1,5 +1,5 @@
-use crate::slot;
-use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step, totals, wide};
+use crate::take;
+use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step, moments, totals};
 use serde::{Deserialize, Serialize};
 
 /// Adam that finds its own learning rate from a running estimate of the distance to the solution.
@@ -135,17 +135,16 @@ impl Optimiser for DadaptAdam {
         let mut movement = Params::default();
         let (mut products, mut norms) = (vec![], vec![]);
         for ((name, g), &r) in grads.iter().zip(at.scales) {
-            let g = g.elements();
-            let (s, v) = (slot(&state.s, name)?, slot(&state.v, name)?);
-            products.push(wide(g.clone() * (s.clone() / (v.clone().sqrt() + eps))).sum() * r);
-            let m = slot(&state.m, name)? * beta1 + g.clone() * (r * rate * (1.0 - beta1));
-            let v = v * beta2 + g.clone().square() * (1.0 - beta2);
-            let s = s * b + g * (rate * (1.0 - b));
-            norms.push(wide(s.clone().abs()).sum() * r);
-            movement.insert(name, AnyTensor::from_elements(-m.clone() / (v.clone().sqrt() + eps)));
-            state.m.insert(name, AnyTensor::from_elements(m));
-            state.v.insert(name, AnyTensor::from_elements(v));
-            state.s.insert(name, AnyTensor::from_elements(s));
+            let step = moments::DadaptAdam { beta1, beta2, eps, rate, scale: r };
+            let slots = [&mut state.m, &mut state.v, &mut state.s];
+            let [m, v, s] = slots.map(|slot| take(slot, name));
+            let made = moments::dadapt_adam(g.elements(), [m?, v?, s?], step);
+            products.push(made.product * r);
+            norms.push(made.norm * r);
+            movement.insert(name, AnyTensor::from_elements(made.movement));
+            for (slot, tensor) in [&mut state.m, &mut state.v, &mut state.s].into_iter().zip(made.state) {
+                slot.insert(name, AnyTensor::from_elements(tensor));
+            }
         }
         let [product, norm] = totals([products, norms]);
         if norm == 0.0 {
@@ -156,6 +155,10 @@ impl Optimiser for DadaptAdam {
         state.d = state.d.max(state.d_hat.min(state.d * self.growth_rate).min(state.ceiling));
         state.k += 1;
         Ok(Step { movement, decay_rates: vec![rate; grads.len()] })
+    }
+
+    fn in_place(&self) -> bool {
+        true
     }
 
     fn log(&self, state: &DadaptAdamState) -> Vec<(&'static str, f64)> {

@@ -1,8 +1,8 @@
 //! What every optimiser needs and no method writes.
 
 use acclimate_core::{
-    AnyOptimiser, AnyState, AnyTensor, At, Error, Params, Patch, RecordReader, RecordWriter, Result, Role, matches,
-    total, wide,
+    AnyOptimiser, AnyState, AnyTensor, At, Error, Params, Patch, RecordReader, RecordWriter, Result, Role, Step,
+    matches, moments, total,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -123,7 +123,8 @@ impl Host {
     /// The parameters after one step. `multiplier` is the schedule's, `loss` the value before the step.
     ///
     /// # Errors
-    /// When gradients or the new parameters are not finite, shapes do not fit, or the method fails. Nothing has changed then.
+    /// When gradients or the new parameters are not finite, shapes do not fit, or the method fails. Nothing has changed then, but that the
+    /// state of a method that writes over it may be the step's where the new parameters are not finite.
     pub fn step(
         &mut self,
         optimiser: &dyn AnyOptimiser,
@@ -134,39 +135,54 @@ impl Host {
     ) -> Result<Params> {
         self.check_shapes(params, grads)?;
         let step = self.step + 1;
-        let broken = |what: &str| Error::Numeric { who: optimiser.card().name.to_owned(), step, what: what.to_owned() };
         let (live, grads) = (self.plan.live(params), self.plan.live(grads));
-        let norm = total(grads.iter().map(|(_, g)| wide(g.elements()).square().sum()).collect()).sqrt();
+        let norm = total(grads.iter().map(|(_, g)| moments::squares(g.elements())).collect()).sqrt();
         if !norm.is_finite() {
-            return Err(broken("the gradient is not finite"));
+            return Err(self.broken(optimiser, "the gradient is not finite"));
         }
         let clip = self.settings.clip;
         let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         let grads = self.prepared(&live, &grads, shrink);
         let Plan { scales, roles, .. } = &self.plan;
         let at = At { params: &live, lr: multiplier, scales, roles, loss, step };
-        let mut state = self.state.boxed();
-        let made = optimiser.step(&grads, state.as_mut(), &at)?;
+        // A copy shares the buffers, which nobody may write over then.
+        let kept = (!optimiser.writes_in_place()).then(|| self.state.boxed());
+        let made = optimiser.step(&grads, self.state.as_mut(), &at);
+        let next = made.and_then(|made| self.moved(optimiser, params, &live, made));
+        if next.is_ok() {
+            self.step = step;
+        } else if let Some(kept) = kept {
+            self.state = kept;
+        }
+        next
+    }
+
+    /// The parameters after what a method made of its step.
+    fn moved(&self, optimiser: &dyn AnyOptimiser, params: &Params, live: &Params, mut made: Step) -> Result<Params> {
         if made.decay_rates.len() != live.len() {
             let expected = format!("[{}], one for each parameter that moves", live.len());
             let what = format!("rates of decay of `{}`", optimiser.card().name);
             return Err(Error::Shape { what, expected, got: vec![made.decay_rates.len()] });
         }
-        let mut next = params.clone();
+        let (mut next, mut sums) = (params.clone(), vec![]);
         for (((name, x), rate), index) in live.iter().zip(&made.decay_rates).zip(0..) {
-            let Some(movement) = made.movement.any(name) else {
+            let Some(movement) = made.movement.take(name) else {
                 return Err(Error::unknown("movement", name, made.movement.names()));
             };
             let decay = if self.settings.decoupled { self.decay(index) * rate } else { 0.0 };
-            let x = if decay == 0.0 { x.elements() } else { x.elements() * (1.0 - decay) };
-            next.insert(name, AnyTensor::from_elements(x + movement.elements()));
+            let (x, sum) = moments::moved(x.elements(), movement.into_elements(), 1.0 - decay);
+            next.insert(name, AnyTensor::from_elements(x));
+            sums.push(sum);
         }
-        if !next.is_finite() {
-            return Err(broken("the step leads to numbers that are not finite"));
+        if total(sums).is_finite() {
+            return Ok(next);
         }
-        self.state = state;
-        self.step = step;
-        Ok(next)
+        Err(self.broken(optimiser, "the step leads to numbers that are not finite"))
+    }
+
+    /// What is told of the step after the last that was made.
+    fn broken(&self, optimiser: &dyn AnyOptimiser, what: &str) -> Error {
+        Error::Numeric { who: optimiser.card().name.to_owned(), step: self.step + 1, what: what.to_owned() }
     }
 
     fn check_shapes(&self, params: &Params, grads: &Params) -> Result<()> {
@@ -361,6 +377,30 @@ mod tests {
         let mut host = Host::over(&sgd, HostSettings::default(), &x, vec![Role::Other]).unwrap();
         assert!(host.step(&sgd, &x, &params(&[("x", &[1e20])]), 1.0, 0.0).is_err());
         assert_eq!((values(&host.state.slots()[0].clone(), "x"), host.step), (vec![0.0], 0));
+    }
+
+    #[test]
+    fn a_step_out_of_range_of_a_method_that_writes_over_its_state_is_not_counted() {
+        let adam = Adamw { lr: 1e308, ..Default::default() };
+        let x = params(&[("x", &[1e308])]);
+        let mut host = Host::over(&adam, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        let error = host.step(&adam, &x, &params(&[("x", &[-1.0])]), 1.0, 0.0).unwrap_err();
+        assert_eq!(error.to_string(), "adamw: the step leads to numbers that are not finite at step 1");
+        assert_eq!((values(&x, "x"), host.step), (vec![1e308], 0));
+    }
+
+    #[test]
+    fn the_tensors_of_a_step_in_single_precision_are_written_over_and_no_handle_sees_it() {
+        let adam = DadaptAdam::default();
+        let x = params(&[("x", &[1.0, 2.0])]).cast(DType::F32);
+        let mut host = Host::over(&adam, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        let first = host.step(&adam, &x, &x, 1.0, 0.0).unwrap();
+        let state = host.state.boxed();
+        let before = format!("{:?}", state.save().tensors.fingerprint());
+        host.step(&adam, &first, &x, 1.0, 0.0).unwrap();
+        assert_eq!(format!("{:?}", state.save().tensors.fingerprint()), before);
+        assert_ne!(format!("{:?}", host.state.save().tensors.fingerprint()), before);
+        assert_eq!(values(&x, "x"), [1.0, 2.0]);
     }
 
     #[test]

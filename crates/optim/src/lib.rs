@@ -31,3 +31,11 @@ fn slot(field: &Params, name: &str) -> Result<Tensor<1>> {
     let tensor = field.any(name).ok_or_else(|| Error::unknown("optimiser state", name, field.names()))?;
     Ok(tensor.elements())
 }
+
+/// The same, taken out of the state, so that a step may write over them. What comes of it must be inserted again.
+fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
+    match field.take(name) {
+        Some(tensor) => Ok(tensor.into_elements()),
+        None => Err(Error::unknown("optimiser state", name, field.names())),
+    }
+}

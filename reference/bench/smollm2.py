@@ -1,0 +1,46 @@
+"""SmolLM2 in f32: a step of LoRA of rank 8 on the projections of query and value, and writing on."""
+
+import peft
+import torch
+import transformers
+from dadaptation import DAdaptAdam
+from patches import folders
+from transformers import AutoModelForCausalLM
+
+WHO = f"PyTorch {torch.__version__.split('+')[0]} + transformers {transformers.__version__} + peft {peft.__version__}"
+THREADS = torch.get_num_threads()
+
+
+def read(work):
+    return AutoModelForCausalLM.from_pretrained(folders(work)[0], dtype=torch.float32)
+
+
+def step(work):
+    """Four texts of 128 tokens, the cross-entropy of every next word."""
+    torch.manual_seed(5)
+    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    model, ids = peft.get_peft_model(read(work), config).eval(), torch.randint(1000, 41000, (4, 128))
+    optimiser = DAdaptAdam([p for p in model.parameters() if p.requires_grad], lr=1.0)
+
+    def run():
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return run
+
+
+def write(work):
+    """64 words after a prompt of 64, the likeliest each time."""
+    torch.manual_seed(5)
+    model, ids = read(work).eval(), torch.randint(1000, 41000, (1, 64))
+    mask = torch.ones_like(ids)
+
+    def run():
+        with torch.no_grad():
+            out = model.generate(ids, attention_mask=mask, min_new_tokens=64, max_new_tokens=64, do_sample=False, pad_token_id=0)
+        assert out.shape[1] == 128, out.shape
+
+    return run

@@ -1,0 +1,230 @@
+//! Our side of each comparison: what is set up once, and what is then timed.
+
+use acclimate::core::{
+    AnyOptimiser, AnyTensor, HeadStart, Inputs, Model, Pass, Patch, Rng, Role, Targets, Tokens, find, total,
+};
+use acclimate::models::{Base, Norm, Resnet, ResnetConfig, Sampling, generate};
+use acclimate::optim::{Host, HostSettings, METHODS};
+use acclimate_data::Assets;
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use std::hint::black_box;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// Does the work once.
+pub(super) type Work = Box<dyn FnMut() -> Result<()>>;
+
+/// Rows of a batch of MiniLM, and the lengths of full rows.
+pub(super) const ROWS: usize = 16;
+pub(super) const LENGTH: usize = 128;
+/// Rows of a batch of SmolLM2.
+pub(super) const TEXTS: usize = 4;
+/// The rank of the adapters that are trained.
+pub(super) const RANK: usize = 8;
+/// Words of the prompt, and words to write.
+pub(super) const WORDS: usize = 64;
+/// Images of a batch, and their height and width.
+pub(super) const IMAGES: usize = 64;
+pub(super) const PIXELS: usize = 32;
+
+/// The lengths of MiniLM's rows: all alike, or falling from the whole length to half of it.
+pub(super) fn lengths(padded: bool) -> Vec<usize> {
+    (0..ROWS).map(|row| if padded { LENGTH - row * (LENGTH / 2) / (ROWS - 1) } else { LENGTH }).collect()
+}
+
+/// The folder with a model in f32 and the one with an adapter, which the Python side makes below `work`.
+pub(super) fn adapted(work: &Path) -> [PathBuf; 2] {
+    ["bench/model", "bench/adapter"].map(|folder| work.join(folder))
+}
+
+fn asset(name: &str) -> Result<PathBuf> {
+    let assets = Assets::open(true)?;
+    let folder = assets.folder(name)?;
+    ensure!(folder.is_dir(), "{} is missing; fetch it with `acclimate assets fetch {name}`", folder.display());
+    Ok(folder)
+}
+
+/// Reads the adapter's folder.
+pub(super) fn load(work: &Path) -> Result<Work> {
+    let [model, adapter] = adapted(work);
+    let model = acclimate::models::load(&model, Base::Dense, &Device::flex())?;
+    // The patch is held against the model's fingerprint, which is taken once in a model's life.
+    model.fingerprint();
+    Ok(Box::new(move || {
+        black_box(acclimate::peft::load(&adapter, model.as_ref())?);
+        Ok(())
+    }))
+}
+
+/// Merges the adapter. The package changes the model's weights in place; the patch gives new weights beside the model's.
+pub(super) fn merge(work: &Path) -> Result<Work> {
+    let [model, adapter] = adapted(work);
+    let model = acclimate::models::load(&model, Base::Dense, &Device::flex())?;
+    let patch = acclimate::peft::load(&adapter, model.as_ref())?;
+    Ok(Box::new(move || {
+        black_box(patch.merge(model.as_ref())?);
+        Ok(())
+    }))
+}
+
+fn minilm() -> Result<Box<dyn Model>> {
+    Ok(acclimate::models::load(&asset("minilm")?, Base::Dense, &Device::flex())?)
+}
+
+/// Rows of MiniLM's words, drawn by seed.
+fn rows(padded: bool, rng: &mut Rng) -> Inputs {
+    let mut words = |count: usize| (0..count).map(|_| 1000 + rng.below(19_000) as u32).collect();
+    let rows: Vec<_> = lengths(padded).into_iter().map(|length| (words(length), vec![0; length])).collect();
+    Inputs::Tokens(Tokens::new(&rows, DType::F32, &Device::flex()))
+}
+
+/// MiniLM reads 16 rows.
+pub(super) fn minilm_forward(padded: bool) -> Result<Work> {
+    let (model, inputs) = (minilm()?, rows(padded, &mut Rng::new(5, "bench", 0)));
+    Ok(Box::new(move || {
+        black_box(model.forward(&inputs, &Pass::bare())?);
+        Ok(())
+    }))
+}
+
+/// A patch of LoRA at sites of these names, and what trains it.
+struct Training {
+    model: Box<dyn Model>,
+    patch: Patch,
+    optimiser: Box<dyn AnyOptimiser>,
+    host: Host,
+}
+
+impl Training {
+    fn new(model: Box<dyn Model>, sites: [&str; 2], classes: Option<usize>, rng: &mut Rng) -> Result<Self> {
+        let mut patch = Patch::new();
+        let lora = acclimate::peft::build("lora", &format!("rank = {RANK}").parse()?)?;
+        let targets = Targets::Names(sites.map(str::to_owned).to_vec());
+        acclimate::peft::place(&mut patch, model.as_ref(), "lora", lora, Some(&targets), rng)?;
+        if let Some(classes) = classes {
+            patch.add_head(model.as_ref(), classes, HeadStart::Random, rng);
+        }
+        let optimiser = find(METHODS, "dadapt_adam")?.build(&toml::Table::new())?;
+        let host = Host::new(optimiser.as_ref(), HostSettings::default(), &patch)?;
+        Ok(Self { model, patch, optimiser, host })
+    }
+
+    /// Down the loss that `loss` makes of the model under the tracked patch.
+    fn step(&mut self, loss: impl FnOnce(&dyn Model, &Pass<'_>) -> Result<Tensor<1>>) -> Result<()> {
+        let tracked = self.patch.tracked();
+        let loss = loss(self.model.as_ref(), &Pass::new(&tracked))?;
+        let value = total(vec![loss.clone().inner()]);
+        let gradients = tracked.params.gradients(&mut loss.backward());
+        let params = self.host.step(self.optimiser.as_ref(), &self.patch.params, &gradients, 1.0, value)?;
+        self.patch = self.patch.with_params(params);
+        Ok(())
+    }
+}
+
+/// A step of MiniLM with LoRA on query and value and a head for three classes.
+pub(super) fn minilm_step(padded: bool) -> Result<Work> {
+    let mut rng = Rng::new(5, "bench", 0);
+    let mut training = Training::new(minilm()?, ["query", "value"], Some(3), &mut rng)?;
+    let inputs = rows(padded, &mut rng);
+    let labels = (0..3 * ROWS).map(|at| f32::from(u8::from(at % 3 == at / 3 % 3))).collect();
+    let labels: Tensor<2> = AnyTensor::from_f32s(labels, &[ROWS, 3], &Device::flex()).get().context("two axes")?;
+    Ok(Box::new(move || {
+        training.step(|model, pass| {
+            let logits = model.forward(&inputs, pass)?.logits.context("the patch brings a head")?;
+            Ok((activation::log_softmax(logits, 1) * labels.clone()).sum() / -(ROWS as f64))
+        })
+    }))
+}
+
+/// SmolLM2's words, drawn by seed.
+fn text(count: usize, rng: &mut Rng) -> Vec<u32> {
+    (0..count).map(|_| 1000 + rng.below(40_000) as u32).collect()
+}
+
+/// A step of SmolLM2 in f32 with LoRA on the projections of query and value: four texts, the cross-entropy of every next word.
+pub(super) fn smollm2_step() -> Result<Work> {
+    let (device, mut rng) = (Device::flex(), Rng::new(5, "bench", 0));
+    let model = acclimate::models::load(&asset("smollm2")?, Base::Dense, &device)?;
+    let mut training = Training::new(model, ["q_proj", "v_proj"], None, &mut rng)?;
+    let texts: Vec<Vec<u32>> = (0..TEXTS).map(|_| text(LENGTH, &mut rng)).collect();
+    let before: Vec<i64> = (0..(TEXTS * LENGTH) as i64).filter(|at| at % LENGTH as i64 != LENGTH as i64 - 1).collect();
+    let next: Vec<i64> = texts.iter().flat_map(|text| text[1..].iter().map(|&word| i64::from(word))).collect();
+    let ints = |values: Vec<i64>| {
+        let count = values.len();
+        Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &device)
+    };
+    let (before, next) = (ints(before), ints(next));
+    let inputs = Inputs::Tokens(Tokens::packed(&texts, DType::F32, &device));
+    Ok(Box::new(move || {
+        training.step(|model, pass| {
+            let states = model.forward(&inputs, pass)?.states.context("a language model gives states")?.h;
+            let [_, length, width] = states.dims();
+            let states = states.reshape([length, width]).select(0, before.clone());
+            Ok(pass.cross_entropy(model, states, next.clone())?.mean())
+        })
+    }))
+}
+
+/// SmolLM2 as its file has it reads a prompt and writes on, the likeliest word each time.
+pub(super) fn smollm2_write() -> Result<Work> {
+    let model = acclimate::models::load(&asset("smollm2")?, Base::Packed, &Device::flex())?;
+    let prompts = [text(WORDS, &mut Rng::new(5, "bench", 0))];
+    let sampling = Sampling { max_tokens: WORDS, ..Sampling::default() };
+    Ok(Box::new(move || {
+        let on = &mut |_, _| ControlFlow::Continue(());
+        let texts = generate(model.as_ref(), &[], &prompts, &sampling, &[], on)?;
+        ensure!(texts[0].len() == WORDS, "wrote {} words, not {WORDS}", texts[0].len());
+        Ok(())
+    }))
+}
+
+/// D-Adapt Adam over all of MiniLM's weights, gradients given.
+pub(super) fn dadapt_adam() -> Result<Work> {
+    let mut params = minilm()?.weights().clone();
+    let mut rng = Rng::new(5, "bench", 0);
+    let gradients = params.map(|_, tensor| rng.normal_tensor(&tensor.shape(), 1e-3, DType::F32, &Device::flex()));
+    let optimiser = find(METHODS, "dadapt_adam")?.build(&toml::Table::new())?;
+    let roles = vec![Role::Weight; params.len()];
+    let mut host = Host::over(optimiser.as_ref(), HostSettings::default(), &params, roles)?;
+    Ok(Box::new(move || {
+        let next = host.step(optimiser.as_ref(), &params, &gradients, 1.0, 0.0)?;
+        params = next;
+        Ok(())
+    }))
+}
+
+/// A ResNet-18 for small images and ten classes.
+pub(super) fn resnet18() -> ResnetConfig {
+    let (widths, blocks) = (vec![64, 128, 256, 512], vec![2; 4]);
+    ResnetConfig { image: [3, PIXELS, PIXELS], classes: 10, widths, blocks, norm: Norm::Batch, eps: 1e-5 }
+}
+
+/// Tent on it.
+pub(super) fn resnet18_tent() -> Result<Work> {
+    let device = Device::flex();
+    let seeded = Resnet::seeded(resnet18(), 5, DType::F32, &device)?;
+    let mut weights = seeded.weights().clone();
+    // A head of zeros would send nothing back.
+    weights.insert("head.weight", Rng::new(5, "head", 0).normal_tensor(&[10, 512], 0.05, DType::F32, &device));
+    tent(Resnet::from_weights(resnet18(), weights)?, [IMAGES, 3, PIXELS, PIXELS])
+}
+
+/// A step of Tent on images of this shape, with AdamW over the norms.
+fn tent(model: impl Model + 'static, images: [usize; 4]) -> Result<Work> {
+    // As long as the process, like the host that borrows both.
+    let model: &'static dyn Model = Box::leak(Box::new(model));
+    let optimiser: &'static dyn AnyOptimiser = Box::leak(find(METHODS, "adamw")?.build(&toml::Table::new())?);
+    let (mut patch, mut rng) = (Patch::new(), Rng::new(5, "bench", 0));
+    let norms = acclimate::peft::build("norm_tuning", &toml::Table::new())?;
+    acclimate::peft::place(&mut patch, model, "norm_tuning", norms, None, &mut rng)?;
+    let method = find(acclimate::tta::METHODS, "tent")?.build(&toml::Table::new())?;
+    let mut host = acclimate::tta::Host::new(model, patch)?.optimiser(optimiser)?;
+    let mut state = method.start(&mut host)?;
+    let images = rng.normal_tensor(&images, 1.0, DType::F32, &Device::flex());
+    let images = Inputs::Images(images.get().context("drawn with four axes")?);
+    Ok(Box::new(move || {
+        black_box(method.step_any(&images, state.as_mut(), &mut host)?);
+        Ok(())
+    }))
+}
