@@ -85,9 +85,9 @@ class EfficientNetLite0(nn.Module):
     #: kernel, stride, expansion, channels, blocks
     STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1))
 
-    def __init__(self, classes=1000, stages=STAGES, stem=32, head=1280):
+    def __init__(self, classes=1000, stages=STAGES, stem=32, head=1280, channels=3):
         super().__init__()
-        self._conv_stem, self._bn0 = Same(3, stem, 3, 2), nn.BatchNorm2d(stem, eps=1e-3)
+        self._conv_stem, self._bn0 = Same(channels, stem, 3, 2), nn.BatchNorm2d(stem, eps=1e-3)
         blocks, width = [], stem
         for kernel, stride, expand, o, count in stages:
             for i in range(count):

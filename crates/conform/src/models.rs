@@ -70,10 +70,15 @@ pub fn subjects() -> acclimate_core::Result<Vec<Subject>> {
             model: Box::new(model),
         });
     }
-    for (name, norm) in [("resnet_batch_norm", Norm::Batch), ("resnet_group_norm", Norm::Group(4))] {
+    let networks: [(_, Box<dyn Model>); 3] = [
+        ("resnet_batch_norm", Box::new(tiny::resnet_with(Norm::Batch, 0, DType::F64))),
+        ("resnet_group_norm", Box::new(tiny::resnet_with(Norm::Group(4), 0, DType::F64))),
+        ("efficientnet", Box::new(tiny::efficientnet(0, DType::F64))),
+    ];
+    for (name, model) in networks {
         subjects.push(Subject {
             name,
-            model: Box::new(tiny::resnet_with(norm, 0, DType::F64)),
+            model,
             batch: images.clone(),
             alone: (0..3).map(|row| cut(&images, row, 0)).collect(),
             padded: None,

@@ -24,7 +24,7 @@ mod site;
 mod stored;
 mod tensor;
 
-pub use acclimate_kernels::{Format, Matrix, Packed, Visible, moments};
+pub use acclimate_kernels::{Activation, Format, Matrix, Packed, Visible, moments};
 pub use acclimate_macros::{Fields, Method, Record};
 pub use adapter::{
     ActivationAdapter, Adapter, Affine, AnyActivation, AnyTokens, AnyWeight, Here, Place, TokenAdapter, WeightAdapter,
@@ -44,6 +44,6 @@ pub use pass::Pass;
 pub use patch::{HeadStart, Part, Patch, affine_at, affine_of};
 pub use rng::Rng;
 pub use seq::Seq;
-pub use site::{Role, Site, SiteKind, Targets, matches};
+pub use site::{Padding, Role, Site, SiteKind, Targets, matches};
 pub use stored::{Stored, decode, encode};
 pub use tensor::{AnyTensor, Params, total, totals, wide};

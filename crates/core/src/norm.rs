@@ -20,6 +20,15 @@ pub trait Normaliser: Send + Sync {
     /// # Errors
     /// When the batch cannot give moments.
     fn moments(&self, site: &Site, x: &Tensor<4>, source: Moments) -> Result<Moments>;
+
+    /// Whether the moments are always the batch's own, so that they may be taken and used in one go, without asking for them.
+    ///
+    /// # Errors
+    /// When the batch cannot give moments.
+    fn takes_own(&self, site: &Site, x: &Tensor<4>) -> Result<bool> {
+        let _ = (site, x);
+        Ok(false)
+    }
 }
 
 /// The moments stored with the model.
@@ -38,7 +47,13 @@ pub struct Batch;
 
 impl Normaliser for Batch {
     fn moments(&self, site: &Site, x: &Tensor<4>, _: Moments) -> Result<Moments> {
-        let [batch, channels, height, width] = x.dims();
+        self.takes_own(site, x)?;
+        let (mean, variance) = acclimate_kernels::channel_moments(x.clone());
+        Ok(Moments { mean, variance })
+    }
+
+    fn takes_own(&self, site: &Site, x: &Tensor<4>) -> Result<bool> {
+        let [batch, _, height, width] = x.dims();
         if batch * height * width < 2 {
             return Err(Error::Unsupported {
                 who: format!("batch norm `{}`", site.name),
@@ -46,10 +61,7 @@ impl Normaliser for Batch {
                 instead: "use larger batches or the stored statistics".to_owned(),
             });
         }
-        let flat = x.clone().swap_dims(0, 1).reshape([channels, batch * height * width]);
-        let mean = flat.clone().mean_dim(1);
-        let variance = (flat - mean.clone()).square().mean_dim(1);
-        Ok(Moments { mean: mean.reshape([channels]), variance: variance.reshape([channels]) })
+        Ok(true)
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::{
     Affine, Cache, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source, affine_at,
 };
-use acclimate_kernels::Visible;
-use burn::tensor::{Int, Tensor, module, ops::ConvOptions};
+use acclimate_kernels::{Activation, Conv2d, Visible};
+use burn::tensor::{Int, Tensor};
 
 /// One active patch and, where rows differ, how much of it each row gets.
 struct Active<'a> {
@@ -176,13 +176,25 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// When the weights lack the site or a patch does not fit.
     pub fn conv(&self, model: &dyn Model, site: &Site, x: Tensor<4>) -> Result<Tensor<4>> {
-        let SiteKind::Conv { kernel: [height, width], stride, padding } = site.kind else {
+        let SiteKind::Conv { kernel: [height, width], stride, padding, groups } = site.kind else {
             return Err(Error::Other(format!("site `{}` is no convolution", site.name)));
         };
         let affine = self.folded(model, site)?;
         let weight = affine.dense().reshape([site.out, site.input / (height * width), height, width]);
-        let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
-        Ok(module::conv2d(x, weight, affine.bias, options))
+        let [_, channels, rows, columns] = x.dims();
+        let sides = [padding.along(rows, height, stride), padding.along(columns, width, stride)];
+        let conv = Conv2d { stride: [stride; 2], padding: sides, groups, ..Conv2d::default() };
+        if channels != weight.dims()[1] * groups || conv.result([rows, columns], [height, width]).is_none() {
+            return Err(Error::Shape {
+                what: site.name.clone(),
+                expected: format!(
+                    "[batch, {}, at least {height}, at least {width}] with its padding",
+                    weight.dims()[1] * groups
+                ),
+                got: x.dims().to_vec(),
+            });
+        }
+        Ok(acclimate_kernels::conv2d(x, weight, affine.bias, conv))
     }
 
     /// Rows of a table, `[batch, length]` to `[batch, length, width]`.
@@ -218,7 +230,7 @@ impl<'a> Pass<'a> {
         Ok(acclimate_kernels::rms_norm(x, scale, eps))
     }
 
-    /// A norm over groups of channels, `[batch, channels, height, width]`.
+    /// A norm over groups of channels, `[batch, channels, height, width]`, and the activation after it.
     ///
     /// # Errors
     /// When the weights lack the site, a patch does not fit, or `groups` does not divide the channels.
@@ -229,6 +241,7 @@ impl<'a> Pass<'a> {
         x: Tensor<4>,
         groups: usize,
         eps: f64,
+        after: Activation,
     ) -> Result<Tensor<4>> {
         let [batch, channels, height, width] = x.dims();
         if groups == 0 || channels % groups != 0 {
@@ -239,28 +252,44 @@ impl<'a> Pass<'a> {
             });
         }
         let affine = self.folded(model, site)?;
-        let flat = x.reshape([batch, groups, channels / groups * height * width]);
-        let centred = flat.clone() - flat.mean_dim(2);
-        let variance = centred.clone().square().mean_dim(2);
-        let normal = (centred / (variance + eps).sqrt()).reshape([batch, channels, height, width]);
-        Ok(scale_shift(normal, &affine))
+        // Each row's groups and channels are the channels of one image, of which the kernels know how to take moments and scale.
+        let (rows, share) = (batch * channels, channels / groups);
+        let (mean, variance) =
+            acclimate_kernels::channel_moments(x.clone().reshape([1, batch * groups, share * height, width]));
+        let moments = [mean, variance].map(|v| v.unsqueeze_dim::<2>(1).expand([batch * groups, share]).reshape([rows]));
+        let vectors =
+            scale_shift(&affine, &x).map(|v| v.unsqueeze_dim::<2>(0).expand([batch, channels]).reshape([rows]));
+        let image = x.reshape([1, rows, height, width]);
+        let y = acclimate_kernels::normalise(image, moments, vectors, eps, after);
+        Ok(y.reshape([batch, channels, height, width]))
     }
 
-    /// A batch norm, `[batch, channels, height, width]`; the pass's normaliser says whose moments hold.
+    /// A batch norm, `[batch, channels, height, width]`, and the activation after it; the pass's normaliser says whose moments hold.
     ///
     /// # Errors
     /// When the weights lack the site or a patch does not fit, or the normaliser refuses the batch.
-    pub fn batch_norm(&self, model: &dyn Model, site: &Site, x: Tensor<4>, eps: f64) -> Result<Tensor<4>> {
-        let affine = self.folded(model, site)?;
+    pub fn batch_norm(
+        &self,
+        model: &dyn Model,
+        site: &Site,
+        x: Tensor<4>,
+        eps: f64,
+        after: Activation,
+    ) -> Result<Tensor<4>> {
+        if x.dims()[1] != site.out {
+            let expected = format!("[batch, {}, height, width]", site.out);
+            return Err(Error::Shape { what: site.name.clone(), expected, got: x.dims().to_vec() });
+        }
+        let vectors = scale_shift(&self.folded(model, site)?, &x);
+        if self.normaliser.takes_own(site, &x)? {
+            return Ok(acclimate_kernels::batch_norm(x, vectors, eps, after));
+        }
         let source = crate::Moments {
             mean: model.weights().get::<1>(&format!("{}.running_mean", site.name))?,
             variance: model.weights().get::<1>(&format!("{}.running_var", site.name))?,
         };
         let moments = self.normaliser.moments(site, &x, source)?;
-        let channels = site.out;
-        let normal = (x - moments.mean.reshape([1, channels, 1, 1]))
-            / (moments.variance.reshape([1, channels, 1, 1]) + eps).sqrt();
-        Ok(scale_shift(normal, &affine))
+        Ok(acclimate_kernels::normalise(x, [moments.mean, moments.variance], vectors, eps, after))
     }
 
     /// Attention of several heads over projected states, `[batch, length, heads·width]`; keys and values may have fewer heads, each for a
@@ -393,11 +422,9 @@ fn by_row(who: &str) -> Error {
     }
 }
 
-fn scale_shift(x: Tensor<4>, affine: &Affine) -> Tensor<4> {
-    let channels = x.dims()[1];
-    let scaled = x * affine.dense().reshape([1, channels, 1, 1]);
-    match &affine.bias {
-        Some(bias) => scaled + bias.clone().reshape([1, channels, 1, 1]),
-        None => scaled,
-    }
+/// Scale and shift of a norm over `x`, `[channels]` each.
+fn scale_shift(affine: &Affine, x: &Tensor<4>) -> [Tensor<1>; 2] {
+    let [channels, _] = affine.dims();
+    let shift = affine.bias.clone().unwrap_or_else(|| Tensor::zeros([channels], (&x.device(), x.dtype())));
+    [affine.dense().reshape([channels]), shift]
 }

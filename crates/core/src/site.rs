@@ -9,14 +9,16 @@ use serde::{Deserialize, Serialize};
 pub enum SiteKind {
     /// `y = x·Wᵀ + b`.
     Linear,
-    /// A 2-D convolution, its kernel flattened to `[out, in·height·width]`.
+    /// A 2-D convolution, its kernel flattened to `[out, in/groups·height·width]`.
     Conv {
         /// Kernel height and width.
         kernel: [usize; 2],
         /// Stride along both axes.
         stride: usize,
-        /// Zero padding along both axes.
-        padding: usize,
+        /// The zeros around its input.
+        padding: Padding,
+        /// Groups of channels, each with outputs of its own.
+        groups: usize,
     },
     /// A table `[rows, width]`, read by row.
     Embedding,
@@ -28,6 +30,40 @@ pub enum SiteKind {
     Block,
 }
 
+/// The zeros around the input of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// So many on every side.
+    Even(usize),
+    /// As many as give `⌈size/stride⌉` pixels along an axis, the odd one after: what TensorFlow calls "same".
+    Same,
+}
+
+impl Padding {
+    /// Zeros before and after an axis of `size` numbers.
+    pub(crate) fn along(self, size: usize, kernel: usize, stride: usize) -> [usize; 2] {
+        match self {
+            Self::Even(zeros) => [zeros; 2],
+            Self::Same => {
+                let reach = size.div_ceil(stride.max(1)).saturating_sub(1) * stride + kernel;
+                let zeros = reach.saturating_sub(size);
+                [zeros / 2, zeros - zeros / 2]
+            }
+        }
+    }
+}
+
+impl SiteKind {
+    /// Groups of channels; one where there are none.
+    pub fn groups(self) -> usize {
+        match self {
+            Self::Conv { groups, .. } => groups,
+            _ => 1,
+        }
+    }
+}
+
 /// One place of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
@@ -37,7 +73,7 @@ pub struct Site {
     pub kind: SiteKind,
     /// Output width (rows of the matrix).
     pub out: usize,
-    /// Input width (columns of the matrix).
+    /// Columns of the matrix: the input width, for a convolution `in/groups·height·width`.
     pub input: usize,
     /// Whether the checkpoint has a bias there.
     pub bias: bool,
@@ -164,6 +200,15 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn same_padding_gives_a_pixel_for_each_step() {
+        for (size, kernel, stride, expected) in
+            [(112, 3, 2, [0, 1]), (7, 5, 2, [2, 2]), (8, 5, 1, [2, 2]), (9, 1, 1, [0, 0])]
+        {
+            assert_eq!(Padding::Same.along(size, kernel, stride), expected, "{size} by {kernel}, stride {stride}");
+        }
+    }
 
     #[test]
     fn names_match_whole_path_ends() {

@@ -186,7 +186,7 @@ struct Tiny {
 impl Tiny {
     fn new(dtype: DType) -> Self {
         let site = |name: &str, kind, out, input, bias| Site { name: name.to_owned(), kind, out, input, bias };
-        let conv = SiteKind::Conv { kernel: [3, 3], stride: 1, padding: 1 };
+        let conv = SiteKind::Conv { kernel: [3, 3], stride: 1, padding: Padding::Even(1), groups: 1 };
         let sites = vec![
             site("words", SiteKind::Embedding, 7, WIDTH, false),
             site("0.dense", SiteKind::Linear, WIDTH, WIDTH, true),

@@ -1,10 +1,13 @@
 //! The same functions composed of Burn operations: what runs on other devices and number types, and the reference in tests.
 
-use crate::Visible;
 use crate::moments::{Adamw, DadaptAdam, DadaptAdamStep};
 use crate::pairwise::Measure;
 use crate::sinkhorn::{Sinkhorn, Transport};
-use burn::tensor::{DType, Int, Tensor, TensorData, activation};
+use crate::{Activation, Conv2d, Visible};
+use burn::tensor::{
+    DType, Int, Tensor, TensorData, activation, module,
+    ops::{ConvOptions, PadMode},
+};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 /// [`gelu`](crate::gelu) from `erf`, so that its gradient is exact too (the stock gradient of some devices is approximate).
@@ -100,6 +103,62 @@ pub fn layer_norm(x: Tensor<3>, scale: Tensor<1>, shift: Tensor<1>, eps: f64) ->
 /// [`Matrix::cross_entropy`](crate::Matrix::cross_entropy).
 pub fn cross_entropy(scores: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     activation::log_softmax(scores, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg()
+}
+
+/// [`conv2d`](crate::conv2d).
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: Conv2d) -> Tensor<4> {
+    let ([batch, inputs, height, width], [outputs, _, rows, columns]) = (x.dims(), weight.dims());
+    let [result_height, result_width] =
+        conv.result([height, width], [rows, columns]).expect("the kernel must fit into the padded input");
+    if batch * inputs * outputs * height * width == 0 {
+        let zeros = Tensor::zeros([batch, outputs, result_height, result_width], (&x.device(), x.dtype()));
+        return match bias {
+            Some(bias) => zeros + bias.reshape([1, outputs, 1, 1]),
+            None => zeros,
+        };
+    }
+    let pairs = conv.padding.map(|[before, after]| (before, after));
+    let x = if pairs == [(0, 0); 2] { x } else { x.pad(pairs, PadMode::Constant(0.0)) };
+    module::conv2d(x, weight, bias, ConvOptions::new(conv.stride, [0, 0], conv.dilation, conv.groups))
+}
+
+/// [`channel_moments`](crate::channel_moments).
+pub fn channel_moments(x: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+    let [batch, channels, height, width] = x.dims();
+    let flat = x.swap_dims(0, 1).reshape([channels, batch * height * width]);
+    let mean = flat.clone().mean_dim(1);
+    let variance = (flat - mean.clone()).square().mean_dim(1);
+    (mean.reshape([channels]), variance.reshape([channels]))
+}
+
+/// [`normalise`](crate::normalise).
+pub fn normalise(
+    x: Tensor<4>,
+    [mean, variance]: [Tensor<1>; 2],
+    [scale, shift]: [Tensor<1>; 2],
+    eps: f64,
+    activation: Activation,
+) -> Tensor<4> {
+    let channels = x.dims()[1];
+    if x.shape().num_elements() == 0 {
+        return x;
+    }
+    let [mean, variance, scale, shift] = [mean, variance, scale, shift].map(|v| v.reshape([1, channels, 1, 1]));
+    activate((x - mean) / (variance + eps).sqrt() * scale + shift, activation)
+}
+
+/// An activation by itself.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    match activation {
+        Activation::Identity => x,
+        Activation::Relu => activation::relu(x),
+        Activation::Relu6 => {
+            let most = Tensor::full(x.dims(), 6.0, (&x.device(), x.dtype()));
+            let x = activation::relu(x);
+            let above = x.clone().greater_equal(most.clone());
+            x.mask_where(above, most)
+        }
+    }
 }
 
 /// [`moments::adamw`](crate::moments::adamw).

@@ -18,11 +18,15 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod batch_norm;
 pub mod composed;
+mod conv;
+mod depthwise;
 mod elementwise;
 mod extension;
 mod formats;
 mod gate;
+mod implicit;
 mod linear;
 mod memory;
 pub mod moments;
@@ -35,10 +39,15 @@ mod real;
 mod rotary;
 mod simd;
 mod sinkhorn;
+mod tile;
 mod vocabulary;
+mod walk;
+mod winograd;
 
+pub use batch_norm::{Activation, add, batch_norm, channel_moments, normalise};
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
+pub use conv::{Conv2d, conv1d, conv2d};
 use extension::Fused;
 pub use formats::Format;
 pub use packed::{Matrix, Packed};

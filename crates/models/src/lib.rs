@@ -4,6 +4,7 @@
 //! memory. It calls the pass at its sites and knows no method.
 
 mod bert;
+mod efficientnet;
 mod generate;
 mod gguf;
 mod llama;
@@ -12,6 +13,7 @@ mod resnet;
 pub mod tiny;
 
 pub use bert::{Bert, BertConfig, Pooling};
+pub use efficientnet::{EfficientNet, EfficientNetConfig, EfficientNetStage};
 pub use generate::{Sampling, generate};
 pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
@@ -33,11 +35,16 @@ struct Reader {
     name: fn(&str) -> String,
 }
 
-static READERS: [Reader; 5] = [
+static READERS: [Reader; 6] = [
     Reader {
         model_type: "bert",
         build: |folder, weights| Ok(Box::new(Bert::in_folder(folder, weights)?)),
         name: bert::current_name,
+    },
+    Reader {
+        model_type: "efficientnet_lite",
+        build: |folder, weights| Ok(Box::new(EfficientNet::in_folder(folder, weights)?)),
+        name: str::to_owned,
     },
     llama("llama"),
     llama("mistral"),

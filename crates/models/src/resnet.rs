@@ -2,10 +2,10 @@
 
 use crate::{check_weights, draw_weights, positive, read_json, read_weights, wrong_inputs};
 use acclimate_core::{
-    AnyTensor, Error, Inputs, Model, Outputs, Params, Pass, Patch, Recording, Result, Rng, Site, SiteKind,
-    write_safetensors, write_whole,
+    Activation, AnyTensor, Error, Inputs, Model, Outputs, Padding, Params, Pass, Patch, Recording, Result, Rng, Site,
+    SiteKind, write_safetensors, write_whole,
 };
-use burn::tensor::{DType, Device, Tensor, activation};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
@@ -76,7 +76,7 @@ impl ResnetConfig {
 
     fn unit(&self, path: [String; 2], out: usize, input: usize, size: usize, stride: usize) -> [Site; 2] {
         let [conv, norm] = path;
-        let kind = SiteKind::Conv { kernel: [size, size], stride, padding: size / 2 };
+        let kind = SiteKind::Conv { kernel: [size, size], stride, padding: Padding::Even(size / 2), groups: 1 };
         let norm_kind = if self.norm == Norm::Batch { SiteKind::BatchNorm } else { SiteKind::Norm };
         [
             Site { name: conv, kind, out, input: input * size * size, bias: false },
@@ -200,12 +200,12 @@ impl Resnet {
         Ok(recording.into_params())
     }
 
-    fn unit(&self, sites: &[Site], x: Tensor<4>, pass: &Pass<'_>) -> Result<Tensor<4>> {
+    fn unit(&self, sites: &[Site], x: Tensor<4>, after: Activation, pass: &Pass<'_>) -> Result<Tensor<4>> {
         let (conv, norm) = (&sites[0], &sites[1]);
         let x = pass.conv(self, conv, x)?;
         match self.config.norm {
-            Norm::Batch => pass.batch_norm(self, norm, x, self.config.eps),
-            Norm::Group(groups) => pass.group_norm(self, norm, x, groups, self.config.eps),
+            Norm::Batch => pass.batch_norm(self, norm, x, self.config.eps, after),
+            Norm::Group(groups) => pass.group_norm(self, norm, x, groups, self.config.eps, after),
         }
     }
 }
@@ -234,13 +234,13 @@ impl Model for Resnet {
             return Err(Error::Shape { what: "images".to_owned(), expected, got: x.dims().to_vec() });
         }
         let (stem, mut rest) = self.sites.split_at(2);
-        let mut x = activation::relu(self.unit(stem, x.clone(), pass)?);
+        let mut x = self.unit(stem, x.clone(), Activation::Relu, pass)?;
         for &shortcut in &self.shortcuts {
             let (here, after) = rest.split_at(if shortcut { 6 } else { 4 });
-            let y = activation::relu(self.unit(&here[..2], x.clone(), pass)?);
-            let y = self.unit(&here[2..4], y, pass)?;
-            let past = if shortcut { self.unit(&here[4..], x, pass)? } else { x };
-            x = activation::relu(y + past);
+            let y = self.unit(&here[..2], x.clone(), Activation::Relu, pass)?;
+            let y = self.unit(&here[2..4], y, Activation::Identity, pass)?;
+            let past = if shortcut { self.unit(&here[4..], x, Activation::Identity, pass)? } else { x };
+            x = acclimate_kernels::add(y, past, Activation::Relu);
             rest = after;
         }
         let [batch, channels, height, width] = x.dims();

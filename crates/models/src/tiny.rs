@@ -1,7 +1,10 @@
 //! Models of a few hundred numbers with seeded weights, and inputs for them: what suites and examples run on.
 
-use crate::{Bert, BertConfig, Llama, LlamaConfig, Norm, Pooling, Resnet, ResnetConfig, draw_weights};
-use acclimate_core::{AnyTensor, Inputs, Rng, SiteKind};
+use crate::{
+    Bert, BertConfig, EfficientNet, EfficientNetConfig, EfficientNetStage, Llama, LlamaConfig, Norm, Pooling, Resnet,
+    ResnetConfig, draw_weights,
+};
+use acclimate_core::{AnyTensor, Inputs, Params, Rng, Site, SiteKind};
 use burn::tensor::{DType, Device};
 
 /// Two layers of width 16 with two heads, feed-forward width 32, 40 words, 32 positions.
@@ -82,7 +85,27 @@ pub fn resnet(seed: u64, dtype: DType) -> Resnet {
 /// The same with the norms of choice.
 pub fn resnet_with(norm: Norm, seed: u64, dtype: DType) -> Resnet {
     let config = resnet_config(norm);
-    let weights = draw_weights(&config.sites().0, |site, name, shape| match site.kind {
+    let weights = image_weights(&config.sites().0, seed, dtype);
+    Resnet::from_weights(config, weights).expect("drawn to the shapes of this config")
+}
+
+/// EfficientNet-Lite for images of 1 × 8 × 8 and three classes, with every kind of block: two stages of widths 4 and 6.
+pub fn efficientnet_config() -> EfficientNetConfig {
+    let stage = |(kernel, stride, expand, width, blocks)| EfficientNetStage { kernel, stride, expand, width, blocks };
+    let stages = [(3, 1, 1, 4, 1), (5, 2, 2, 6, 2)].map(stage).to_vec();
+    EfficientNetConfig { image: [1, 8, 8], classes: 3, stem: 4, stages, features: 12, eps: 1e-3 }
+}
+
+/// A network of [`efficientnet_config`] whose every tensor matters.
+pub fn efficientnet(seed: u64, dtype: DType) -> EfficientNet {
+    let config = efficientnet_config();
+    let weights = image_weights(&config.sites().0, seed, dtype);
+    EfficientNet::from_weights(config, weights).expect("drawn to the shapes of this config")
+}
+
+/// Weights of convolutions, norms and a head, none of them zero or one.
+fn image_weights(sites: &[Site], seed: u64, dtype: DType) -> Params {
+    draw_weights(sites, |site, name, shape| match site.kind {
         SiteKind::Conv { .. } => tensor(seed, name, shape, (2.0 / site.input as f64).sqrt(), false, dtype),
         SiteKind::Linear => tensor(seed, name, shape, 0.5, false, dtype),
         _ if name.ends_with("running_var") => {
@@ -90,8 +113,7 @@ pub fn resnet_with(norm: Norm, seed: u64, dtype: DType) -> Resnet {
             AnyTensor::from_f64s(drawn.iter().map(|x| x.abs() + 0.5).collect(), shape, dtype, &Device::flex())
         }
         _ => tensor(seed, name, shape, 0.2, name.ends_with("weight"), dtype),
-    });
-    Resnet::from_weights(config, weights).expect("drawn to the shapes of this config")
+    })
 }
 
 fn tensor(seed: u64, name: &str, shape: &[usize], deviation: f64, about_one: bool, dtype: DType) -> AnyTensor {

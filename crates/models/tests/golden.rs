@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a golden without its numbers is a failure
 
 use acclimate_core::{AnyTensor, Batch, Inputs, Model, Params, Pass, Tokens, read_safetensors};
-use acclimate_models::{Bert, BertConfig, Norm, Resnet, ResnetConfig};
+use acclimate_models::{Bert, BertConfig, EfficientNet, Norm, Resnet, ResnetConfig, tiny};
 use burn::tensor::{DType, Device};
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -96,6 +96,40 @@ fn resnet_logits_agree(dtype: DType, tolerance: &str) {
         let far = distance(&got, &stored.any(case["expected"][0].as_str().unwrap()).unwrap().to_f64s());
         assert!(far <= tolerance, "{}: logits are off by {far:e}", case["name"]);
     }
+}
+
+/// The tiny EfficientNet on images of even and of odd sizes, whose padding differs.
+fn efficientnet_logits_agree(dtype: DType, tolerance: &str) {
+    let golden = json("efficientnet_tiny.json");
+    let stored = tensors("efficientnet_tiny.safetensors", dtype);
+    let tolerance = golden["header"]["tolerance"][tolerance].as_f64().unwrap();
+    let mut weights = Params::default();
+    for (name, tensor) in stored.iter() {
+        if let Some(name) = name.strip_prefix("net/") {
+            weights.insert(name, tensor.clone());
+        }
+    }
+    let model = EfficientNet::from_weights(tiny::efficientnet_config(), weights).unwrap();
+    for case in golden["cases"].as_array().unwrap() {
+        let name = |key: &str| case[key][0].as_str().unwrap();
+        let pass = if case["config"]["statistics"] == "batch" { Pass::bare().normaliser(&Batch) } else { Pass::bare() };
+        let outputs = model.forward(&Inputs::Images(stored.get(name("inputs")).unwrap()), &pass).unwrap();
+        let far = distance(
+            &AnyTensor::from(outputs.logits.unwrap()).to_f64s(),
+            &stored.any(name("expected")).unwrap().to_f64s(),
+        );
+        assert!(far <= tolerance, "{}: logits are off by {far:e}", case["name"]);
+    }
+}
+
+#[test]
+fn efficientnet_logits_agree_in_double_precision() {
+    efficientnet_logits_agree(DType::F64, "f64");
+}
+
+#[test]
+fn efficientnet_logits_agree_in_single_precision() {
+    efficientnet_logits_agree(DType::F32, "f32");
 }
 
 #[test]

@@ -124,6 +124,10 @@ impl WeightAdapter for Hra {
     }
 
     fn peft(&self, sites: &[Site]) -> Option<PeftForm> {
+        // That package reflects all channels, where a row in groups reads a share of them.
+        if sites.iter().any(|site| site.kind.groups() > 1) {
+            return None;
+        }
         let settings = Map::from_iter([
             ("r".to_owned(), json!(self.rank)),
             ("apply_GS".to_owned(), json!(false)),

@@ -69,6 +69,14 @@ impl WeightAdapter for Ia3 {
     type P = Ia3Params;
     type Shared = ();
 
+    fn accepts(&self, site: &Site) -> bool {
+        match site.kind {
+            // A column belongs to a channel of every group, which one number cannot scale apart.
+            SiteKind::Conv { groups, .. } => groups == 1 || !self.scales_input(site),
+            kind => kind == SiteKind::Linear,
+        }
+    }
+
     fn share(&self, _: &[Site], _: (DType, Device), _: &mut Rng) -> Result<()> {
         Ok(())
     }

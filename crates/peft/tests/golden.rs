@@ -84,7 +84,8 @@ fn one(inputs: &Value) -> One {
         ("layernorm", &[out]) => (SiteKind::Norm, out, 1),
         ("identity", &[_, _, width]) => (SiteKind::Block, width, width),
         ("conv2d", &[out, channels, height, width]) => {
-            let kind = SiteKind::Conv { kernel: [height, width], stride: size("stride"), padding: size("padding") };
+            let padding = Padding::Even(size("padding"));
+            let kind = SiteKind::Conv { kernel: [height, width], stride: size("stride"), padding, groups: 1 };
             (kind, out, channels * height * width)
         }
         other => panic!("unknown layer {other:?}"),
