@@ -88,7 +88,7 @@ impl<'a> Term<'a> {
     }
 }
 
-/// What the sums of a product start from.
+/// What is added to a product.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
     Zero,
@@ -96,7 +96,7 @@ pub(crate) enum Start<'a> {
     Columns(&'a [f32]),
     /// A number for each row.
     Rows(&'a [f32]),
-    /// What the output holds.
+    /// What the output holds; the sums start from it. The others are added to the whole sums.
     Output,
 }
 
@@ -170,7 +170,8 @@ pub(crate) fn multiply(
                         bf16: term.bf16(level),
                     })
                     .collect(),
-                start: if step == 0 { start } else { Start::Output },
+                start,
+                first: step == 0,
                 last: step + 1 == steps,
             };
             strip.multiply(level, &mut buffer, out, [down, across]);
@@ -208,7 +209,7 @@ pub(crate) unsafe fn multiply_here(
             // SAFETY: the sizes of both sides were checked; the rest is the caller's promise.
             unsafe {
                 let out = (out.add(from * across), [down, across]);
-                block_of(level, width, &[packing], [rows, count], start, out, true);
+                block_of(level, width, &[packing], [rows, count], start, out, [true; 2]);
             }
         }
     });
@@ -282,13 +283,14 @@ struct Strip<'a> {
     unit: usize,
     parts: Vec<Part<'a>>,
     start: Start<'a>,
-    /// Whether this completes the sums.
+    /// Whether this begins the sums, and whether it completes them.
+    first: bool,
     last: bool,
 }
 
 impl Strip<'_> {
     fn multiply(&self, level: Level, buffer: &mut Vec<f32>, out: Shared, [down, across]: [usize; 2]) {
-        let Self { rows, ref columns, width, unit, ref parts, start, last } = *self;
+        let Self { rows, ref columns, width, unit, ref parts, start, first, last } = *self;
         let deep: usize = parts.iter().map(Part::deep).sum();
         let panels = columns.len().div_ceil(width);
         buffer.clear();
@@ -335,16 +337,19 @@ impl Strip<'_> {
             // first find it written.
             unsafe {
                 let at = out.at(taken.start * down + from * across);
-                block_of(level, width, &packings, [taken.len(), count], start, (at, [down, across]), last);
+                block_of(level, width, &packings, [taken.len(), count], start, (at, [down, across]), [first, last]);
             }
         });
     }
 }
 
-/// A block of rows of one panel of `width` numbers for each inner index, of which `count` are columns of the result.
+/// A block of rows of one panel of `width` numbers for each inner index, of which `count` are columns of the result. It says whether this
+/// begins the sums, and whether it completes them.
 ///
 /// # Safety
-/// The left sides must have `rows` rows, and the block at `out` must belong to the caller, and be written where it is the start.
+/// The left sides must have `rows` rows, and the block at `out` must belong to the caller, and be written where sums are begun or it is
+/// added.
+#[allow(clippy::too_many_arguments)]
 unsafe fn block_of(
     level: Level,
     width: usize,
@@ -352,16 +357,18 @@ unsafe fn block_of(
     [rows, count]: [usize; 2],
     start: Start<'_>,
     (out, [down, across]): (*mut f32, [usize; 2]),
-    last: bool,
+    [first, last]: [bool; 2],
 ) {
     let most = most_rows(level);
     // A tile that is not one of whole rows in the output is computed here.
     let beside = count < width || across != 1;
     let mut edge = [0.0; MOST_ROWS * MOST_COLUMNS];
-    let mut first = [0.0; MOST_COLUMNS];
+    // What is added at the end: one row for all, or the rows of a tile.
+    let mut ends = [0.0; MOST_ROWS * MOST_COLUMNS];
     if let Start::Columns(start) = start {
-        first[..count].copy_from_slice(start);
+        ends[..count].copy_from_slice(start);
     }
+    let zeros = [0.0; MOST_COLUMNS];
     let mut moved: Vec<Packing> = packings.to_vec();
     for row in (0..rows).step_by(most) {
         let taken = most.min(rows - row);
@@ -369,37 +376,37 @@ unsafe fn block_of(
             // Nothing is read of an empty part.
             moved.left = packing.left.wrapping_add(row * packing.strides[0]);
         }
+        let end = match start {
+            Start::Rows(start) => {
+                for (ends, start) in ends.chunks_exact_mut(MOST_COLUMNS).zip(&start[row..row + taken]) {
+                    ends.fill(*start);
+                }
+                (ends.as_ptr(), MOST_COLUMNS)
+            }
+            Start::Zero | Start::Columns(_) | Start::Output => (ends.as_ptr(), 0),
+        };
         // SAFETY: by the caller's promise; `edge` has room for all rows and whole vectors.
         unsafe {
             let place = out.add(row * down);
             let (to, stride) = if beside { (edge.as_mut_ptr(), MOST_COLUMNS) } else { (place, down) };
-            let from = match start {
-                Start::Zero | Start::Columns(_) => (first.as_ptr(), 0),
-                Start::Rows(start) => {
-                    for (edge, start) in edge.chunks_exact_mut(MOST_COLUMNS).zip(&start[row..row + taken]) {
-                        edge.fill(*start);
+            let mut from = (to.cast_const(), stride);
+            if first && !matches!(start, Start::Output) {
+                from = (zeros.as_ptr(), 0);
+            } else if beside {
+                for i in 0..taken {
+                    for j in 0..count {
+                        to.add(i * stride + j).write(place.add(i * down + j * across).read());
                     }
-                    (edge.as_ptr(), MOST_COLUMNS)
                 }
-                Start::Output if beside => {
-                    for (i, edge) in edge.chunks_exact_mut(MOST_COLUMNS).take(taken).enumerate() {
-                        for (j, number) in edge[..count].iter_mut().enumerate() {
-                            *number = place.add(i * down + j * across).read();
-                        }
-                    }
-                    (edge.as_ptr(), MOST_COLUMNS)
-                }
-                Start::Output => (place.cast_const(), down),
-            };
+            }
             // What is left of the terms starts from the sums of the pairs.
             let (pairs, others) = moved.split_at(moved.iter().take_while(|packing| packing.pairs).count());
-            let mut from = from;
             if !pairs.is_empty() {
-                tile(level, width, taken, pairs, from, (to, stride), last && others.is_empty());
+                tile(level, width, taken, pairs, from, (to, stride), (last && others.is_empty()).then_some(end));
                 from = (to.cast_const(), stride);
             }
             if pairs.is_empty() || !others.is_empty() {
-                tile(level, width, taken, others, from, (to, stride), last);
+                tile(level, width, taken, others, from, (to, stride), last.then_some(end));
             }
             if beside {
                 for (i, edge) in edge.chunks_exact(MOST_COLUMNS).take(taken).enumerate() {
@@ -442,15 +449,15 @@ unsafe fn tile(
     packings: &[Packing],
     start: (*const f32, usize),
     out: (*mut f32, usize),
-    last: bool,
+    end: Option<(*const f32, usize)>,
 ) {
     macro_rules! by_rows {
         ($tile:ident, $lanes:literal, $($rows:literal)*) => {
             match (rows, width > $lanes) {
                 // SAFETY: by the caller's promise.
-                $(($rows, false) => unsafe { $tile::<$rows, 1>(packings, start, out, last) },)*
+                $(($rows, false) => unsafe { $tile::<$rows, 1>(packings, start, out, end) },)*
                 // SAFETY: as above.
-                $(($rows, true) => unsafe { $tile::<$rows, 2>(packings, start, out, last) },)*
+                $(($rows, true) => unsafe { $tile::<$rows, 2>(packings, start, out, end) },)*
                 _ => unreachable!("blocks have no more rows"),
             }
         };
@@ -495,9 +502,9 @@ impl Right<'_> {
 macro_rules! tiles {
     (
         $(#[$meta:meta])* $name:ident, $vector:ty, $lanes:literal,
-        zero $zero:expr, load $load:expr, splat $splat:expr, fma $fma:expr, normal $normal:expr, store $store:expr
+        zero $zero:expr, load $load:expr, splat $splat:expr, fma $fma:expr, add $add:expr, normal $normal:expr, store $store:expr
     ) => {
-        /// The sums of a tile: `start` and `out` are a place and the distance of rows.
+        /// The sums of a tile, begun at `start` and, where there is an `end`, completed with it: each is a place and the distance of rows.
         ///
         /// # Safety
         /// All places must hold `ROWS` rows of whole vectors, and the processor must have the instructions.
@@ -506,7 +513,7 @@ macro_rules! tiles {
             packings: &[Packing],
             (start, start_stride): (*const f32, usize),
             (out, stride): (*mut f32, usize),
-            last: bool,
+            end: Option<(*const f32, usize)>,
         ) {
             // SAFETY: by the caller's promise.
             unsafe {
@@ -541,7 +548,12 @@ macro_rules! tiles {
                 }
                 for i in 0..ROWS {
                     for j in 0..VECTORS {
-                        let sum = if last { $normal(sums[i][j]) } else { sums[i][j] };
+                        let sum = match end {
+                            Some((end, end_stride)) => {
+                                $normal($add(sums[i][j], $load(end.add(i * end_stride + j * $lanes))))
+                            }
+                            None => sums[i][j],
+                        };
                         $store(out.add(i * stride + j * $lanes), sum);
                     }
                 }
@@ -562,6 +574,7 @@ mod x86 {
         load |at| _mm512_loadu_ps(at),
         splat |at: *const f32| _mm512_set1_ps(*at),
         fma |a, b, c| _mm512_fmadd_ps(a, b, c),
+        add |a, b| _mm512_add_ps(a, b),
         normal |x| {
             let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
             _mm512_maskz_mov_ps(large, x)
@@ -576,6 +589,7 @@ mod x86 {
         load |at| _mm512_loadu_ps(at),
         splat |at: *const f32| _mm512_set1_ps(*at),
         fma |a, b, c| _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)),
+        add |a, b| _mm512_add_ps(a, b),
         normal |x| {
             let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
             _mm512_maskz_mov_ps(large, x)
@@ -637,6 +651,7 @@ mod x86 {
         load |at| _mm256_loadu_ps(at),
         splat |at: *const f32| _mm256_set1_ps(*at),
         fma |a, b, c| _mm256_fmadd_ps(a, b, c),
+        add |a, b| _mm256_add_ps(a, b),
         normal |x| {
             let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), x);
             _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(size, _mm256_set1_ps(f32::MIN_POSITIVE)), x)
@@ -661,6 +676,7 @@ mod portable {
             }
             sum
         },
+        add |a: [f32; 8], b: [f32; 8]| std::array::from_fn(|i| a[i] + b[i]),
         normal |x: [f32; 8]| x.map(normal),
         store |at: *mut f32, x| at.cast::<[f32; 8]>().write(x)
     }
