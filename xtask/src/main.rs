@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's chores.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command-line program talks
 
+use acclimate_kernels::allocator::{Allocator, keep_pages};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use xtask::{bench, claims, crash, golden, interop, pages, root, scaffold, tidy};
 
 /// As in the command-line program, so that `bench` times what its users get.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// The project's chores.
 #[derive(Debug, Parser)]
@@ -122,6 +123,7 @@ enum Timed {
 }
 
 fn main() -> ExitCode {
+    keep_pages();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

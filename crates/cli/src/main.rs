@@ -11,15 +11,15 @@ mod quickstart;
 mod render;
 mod tune;
 
+use acclimate_kernels::allocator::{Allocator, keep_pages};
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Keeps freed pages for a second before it gives them back: a training step finds those of the step before.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// What a shell expects of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
@@ -99,6 +99,7 @@ struct Use {
 }
 
 fn main() -> ExitCode {
+    keep_pages();
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map(|at| format!(" at {at}")).unwrap_or_default();

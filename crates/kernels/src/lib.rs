@@ -17,6 +17,8 @@
 // Every block says why it is sound.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "allocator")]
+pub mod allocator;
 mod attention;
 mod batch_norm;
 pub mod composed;

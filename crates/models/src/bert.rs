@@ -4,6 +4,7 @@ use crate::{bf16_matrices, check_weights, first_states, largest, positive, read_
 use acclimate_core::{
     Error, Inputs, Model, Outputs, Packed, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible,
 };
+use acclimate_kernels::{Activation, add};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
@@ -249,12 +250,12 @@ impl Bert {
                 );
                 Ok(seq.with(pass.linear(self, mix, mixed)?))
             })?;
-            let h = pass.layer_norm(self, mixed_norm, mixed.h.clone() + before, eps)?;
+            let h = pass.layer_norm(self, mixed_norm, add(mixed.h.clone(), before, Activation::Identity), eps)?;
             let fed = pass.block(feed, mixed.with(h.clone()), &mut |seq| {
                 let x = acclimate_kernels::gelu(pass.linear(self, inner, seq.h.clone())?);
                 Ok(seq.with(pass.linear(self, outer, x)?))
             })?;
-            let h = pass.layer_norm(self, norm, fed.h.clone() + h, eps)?;
+            let h = pass.layer_norm(self, norm, add(fed.h.clone(), h, Activation::Identity), eps)?;
             seq = fed.with(h);
         }
         Ok(seq)

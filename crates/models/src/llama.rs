@@ -4,6 +4,7 @@ use crate::{bf16_matrices, check_weights, first_states, largest, positive, read_
 use acclimate_core::{
     Error, Inputs, Model, Outputs, Packed, Params, Pass, Result, Seq, Site, SiteKind, Tokens, Visible,
 };
+use acclimate_kernels::{Activation, add};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -348,14 +349,14 @@ impl Llama {
                 let mixed = pass.attention(q, k, v, &places.visible, heads);
                 Ok(seq.with(pass.linear(self, mix, mixed)?))
             })?;
-            let h = mixed.h.clone() + before;
+            let h = add(mixed.h.clone(), before, Activation::Identity);
             let normed = pass.rms_norm(self, fed_norm, h.clone(), eps)?;
             let fed = pass.block(feed, mixed.with(normed), &mut |seq| {
                 let project = |site| pass.linear(self, site, seq.h.clone());
                 let x = acclimate_kernels::swiglu(project(gate)?, project(up)?);
                 Ok(seq.with(pass.linear(self, down, x)?))
             })?;
-            seq = fed.with(fed.h.clone() + h);
+            seq = fed.with(add(fed.h.clone(), h, Activation::Identity));
         }
         let norm = &self.sites[1 + PER_LAYER * self.config.num_hidden_layers];
         let h = pass.rms_norm(self, norm, seq.h.clone(), eps)?;
