@@ -115,7 +115,7 @@ impl Format {
     }
 }
 
-/// Numbers of a row that [`dots`] unpacks at a time: a multiple of every block that stays in the first-level cache.
+/// Numbers of a row that [`unpacked_dots`] unpacks at a time: a multiple of every block that stays in the first-level cache.
 pub(crate) const SEGMENT: usize = 1024;
 
 vectorised! {
@@ -124,8 +124,8 @@ vectorised! {
     fn unpack(format: Format, bytes: &[u8], stride: usize, width: usize, out: &mut [f32]) = unpack_body
 }
 vectorised! {
-    /// The dot products of packed rows with the rows of `x`, `width` numbers each: `out` `[rows, rows of x]`.
-    fn dots(format: Format, bytes: &[u8], width: usize, x: &[f32], out: &mut [f32]) = dots_body
+    /// [`dots`](crate::dots::dots) of any format, by way of unpacked numbers.
+    fn unpacked_dots(format: Format, bytes: &[u8], width: usize, x: &[f32], out: &mut [f32]) = dots_body
 }
 
 #[inline(always)]
@@ -434,6 +434,7 @@ fn q6k(block: &[u8; 210], out: &mut [f32; 256]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dots::dots;
     use crate::simd::Level;
 
     /// Bytes that are finite numbers in every format: no byte is 0x7C or more, so that no factor is infinite.

@@ -24,6 +24,7 @@ mod batch_norm;
 pub mod composed;
 mod conv;
 mod depthwise;
+mod dots;
 mod elementwise;
 mod extension;
 mod formats;

@@ -1,6 +1,7 @@
 //! Frozen matrices, dense or packed.
 
-use crate::formats::{Format, dots, unpack};
+use crate::dots::dots;
+use crate::formats::{Format, unpack};
 use crate::has_kernels;
 use crate::linear::{Linear, Source, whole};
 use crate::memory::Shared;
@@ -384,6 +385,8 @@ fn cross_entropy<C: CheckpointStrategy>(
 pub(crate) const FEW: usize = 4;
 /// Rows of the matrix a task takes then.
 const DOTS: usize = 32;
+/// Fewer products than these, some ten microseconds' worth, are not worth waking a thread for.
+const WORTH: usize = 1 << 17;
 
 /// Writes `x·Wᵀ + bias`, `[rows, out]`, to all of `out` for at most [`FEW`] rows; nothing may be empty.
 pub(crate) fn few_rows(matrix: &Packed, x: &[f32], bias: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
@@ -391,7 +394,8 @@ pub(crate) fn few_rows(matrix: &Packed, x: &[f32], bias: Option<&[f32]>, out: &m
     let (rows, stride, level) = (x.len() / width, matrix.stride(), Level::best());
     assert_eq!([x.len(), out.len()], [rows * width, rows * outputs], "sizes of a product");
     let out = Shared::new(out);
-    (0..outputs.div_ceil(DOTS)).into_par_iter().for_each(|task| {
+    let least = WORTH.div_ceil(DOTS * x.len());
+    (0..outputs.div_ceil(DOTS)).into_par_iter().with_min_len(least).for_each(|task| {
         let part = task * DOTS..outputs.min((task + 1) * DOTS);
         let mut sums = [0.0; DOTS * FEW];
         let sums = &mut sums[..part.len() * rows];

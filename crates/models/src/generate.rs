@@ -103,8 +103,11 @@ pub fn generate(
             break;
         }
         let pass = patches.iter().copied().fold(Pass::bare(), Pass::and).cache(&cache);
-        let features = model.forward(&Inputs::Tokens(tokens), &pass)?.features;
-        let scores = AnyTensor::from(pass.scores(model, features)?).to_f64s();
+        // On one of the pool's threads: from outside, each of the hundreds of small products would wait to be taken up.
+        let scores = rayon::scope(|_| -> Result<Vec<f64>> {
+            let features = model.forward(&Inputs::Tokens(tokens), &pass)?.features;
+            Ok(AnyTensor::from(pass.scores(model, features)?).to_f64s())
+        })?;
         let words = scores.len() / open.len();
         let mut going = vec![];
         for (place, (&row, scores)) in open.iter().zip(scores.chunks(words)).enumerate() {
