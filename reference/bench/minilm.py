@@ -11,8 +11,8 @@ WHO = f"PyTorch {torch.__version__.split('+')[0]} + transformers {transformers._
 THREADS = torch.get_num_threads()
 
 
-def read():
-    return AutoModel.from_pretrained(asset("minilm"), dtype=torch.float32, local_files_only=True)
+def read(dtype=torch.float32):
+    return AutoModel.from_pretrained(asset("minilm"), dtype=dtype, local_files_only=True)
 
 
 def rows(padded):
@@ -33,17 +33,19 @@ def reading(padded):
     return run
 
 
-def training(padded):
+def training(padded, dtype=torch.float32, autocast=False):
+    """`dtype` is that of the frozen weights; peft keeps those it trains in f32."""
     # No dropout on either side; gradients flow in this mode too.
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
-    model, head, (ids, mask) = peft.get_peft_model(read(), config).eval(), torch.nn.Linear(384, 3), rows(padded)
+    model, head, (ids, mask) = peft.get_peft_model(read(dtype), config).eval(), torch.nn.Linear(384, 3), rows(padded)
     trained = [p for p in model.parameters() if p.requires_grad] + list(head.parameters())
     optimiser, labels = DAdaptAdam(trained, lr=1.0), torch.arange(16) % 3
     weight = (mask / mask.sum(1, keepdim=True))[:, :, None]
 
     def run():
-        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        loss = torch.nn.functional.cross_entropy(head((states * weight).sum(1)), labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        loss = torch.nn.functional.cross_entropy(head((states.float() * weight).sum(1)), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -54,3 +56,4 @@ def training(padded):
 
 forward, forward_padded = (lambda _: reading(False)), (lambda _: reading(True))
 step, step_padded = (lambda _: training(False)), (lambda _: training(True))
+step_autocast, step_bf16 = (lambda _: training(False, autocast=True)), (lambda _: training(False, dtype=torch.bfloat16))

@@ -1,4 +1,4 @@
-"""SmolLM2 in f32: a step of LoRA of rank 8 on the projections of query and value, and writing on."""
+"""SmolLM2 in f32 or bf16: a step of LoRA of rank 8 on the projections of query and value, and writing on."""
 
 import peft
 import torch
@@ -11,25 +11,38 @@ WHO = f"PyTorch {torch.__version__.split('+')[0]} + transformers {transformers._
 THREADS = torch.get_num_threads()
 
 
-def read(work):
-    return AutoModelForCausalLM.from_pretrained(folders(work)[0], dtype=torch.float32)
+def read(work, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(folders(work)[0], dtype=dtype)
 
 
-def step(work):
-    """Four texts of 128 tokens, the cross-entropy of every next word."""
+def training(work, dtype=torch.float32, autocast=False):
+    """Four texts of 128 tokens, the cross-entropy of every next word; `dtype` is that of the frozen weights."""
     torch.manual_seed(5)
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
-    model, ids = peft.get_peft_model(read(work), config).eval(), torch.randint(1000, 41000, (4, 128))
+    model, ids = peft.get_peft_model(read(work, dtype), config).eval(), torch.randint(1000, 41000, (4, 128))
     optimiser = DAdaptAdam([p for p in model.parameters() if p.requires_grad], lr=1.0)
 
     def run():
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         return loss.item()
 
     return run
+
+
+def step(work):
+    return training(work)
+
+
+def step_autocast(work):
+    return training(work, autocast=True)
+
+
+def step_bf16(work):
+    return training(work, dtype=torch.bfloat16)
 
 
 def write(work):

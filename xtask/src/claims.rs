@@ -16,7 +16,8 @@
 //!
 //! `{out}` in an argument is a folder that is removed after the run. A side of a comparison is a number or
 //! `run.path.in.the.json`, which stands for the mean over seeds, or two of these joined by `+`, `-` or `*`; or `low run.path`, the
-//! lower bound of the 95 % t interval over seeds; or `least run.path`, the smallest over seeds.
+//! lower bound of the 95 % t interval over seeds; or `least run.path`, the smallest over seeds. A `_` in a path also stands for a blank:
+//! `run.metrics.log_loss` finds `log loss`.
 use crate::{files, read, sha256, write};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -222,7 +223,8 @@ fn lookup(path: &str, reports: &Reports) -> Result<Vec<f64>> {
     let (run, inside) = path.split_once('.').with_context(|| format!("`{path}` is neither a number nor `run.path`"))?;
     let list = reports.get(run).with_context(|| format!("`{path}`: no run is called `{run}`"))?;
     let pointer = format!("/{}", inside.replace('.', "/"));
-    let number = |report: &Value| report.pointer(&pointer).and_then(Value::as_f64);
+    let found = |report: &Value, pointer: &str| report.pointer(pointer).and_then(Value::as_f64);
+    let number = |report: &Value| found(report, &pointer).or_else(|| found(report, &pointer.replace('_', " ")));
     list.iter().map(|report| number(report).with_context(|| format!("`{path}` is no number in the report"))).collect()
 }
 
@@ -256,6 +258,12 @@ mod tests {
             (compare("low new.test.accuracy > 0", &two_runs()).unwrap().left - (0.85 - 12.706 * 0.05)).abs() < 1e-3
         );
         assert!(compare("least new.test.accuracy >= 0.8", &two_runs()).unwrap().holds);
+    }
+
+    #[test]
+    fn a_name_with_a_blank_is_found() {
+        let reports = Reports::from([("a".into(), vec![json!({"test_of": 1, "log loss": 3})])]);
+        assert_eq!(compare("a.log_loss > a.test_of", &reports).unwrap().left, 3.0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod golden;
 pub mod interop;
 pub mod pages;
 pub mod registry;
+pub mod sanitize;
 pub mod scaffold;
 pub mod schema;
 pub mod tidy;

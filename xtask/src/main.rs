@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use xtask::{bench, claims, crash, golden, interop, pages, root, scaffold, tidy};
+use xtask::{bench, claims, crash, golden, interop, pages, root, sanitize, scaffold, tidy};
 
 /// As in the command-line program, so that `bench` times what its users get.
 #[global_allocator]
@@ -70,6 +70,13 @@ enum Chore {
     Interop {
         #[command(subcommand)]
         peer: Peer,
+    },
+    /// Run the kernels' tests under AddressSanitizer at every level of vector instructions, in a build of their own: Linux alone, and
+    /// some minutes
+    Sanitize {
+        /// Part of the names of tests; all when none is given
+        #[arg(default_value = "")]
+        name: String,
     },
     /// Time acclimate beside other packages, with the interpreter in ACCLIMATE_PYTHON
     Bench {
@@ -171,6 +178,11 @@ fn run() -> Result<()> {
         }
         Chore::Interop { peer: Peer::Peft { cases, work } } => {
             interop::peft(&root, &root.join(work), &cases, |line| println!("{line}"))?;
+        }
+        Chore::Sanitize { name } => {
+            let own = std::env::current_exe().context("this program's own path cannot be read")?;
+            let target = own.ancestors().nth(2).context("a built program lies in a profile's folder")?.join("sanitize");
+            sanitize::run(&root, &target, &name, |line| println!("{line}"))?;
         }
         Chore::Bench { what: Timed::Peers { name, pairs, programs, work, json } } => {
             if !json {

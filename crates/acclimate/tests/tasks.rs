@@ -5,10 +5,10 @@
 mod common;
 
 use acclimate::Recipe;
-use acclimate::core::{Model, Params, Pass, Patch, Rng, Source, total, write_safetensors};
+use acclimate::core::{Model, Params, Pass, Patch, Rng, SiteKind, Source, total, write_safetensors};
 use acclimate::dataset::{Loaded, Parts, fit_task};
 use acclimate::gate::Candidate;
-use acclimate::models::{Norm, tiny};
+use acclimate::models::{Base, Norm, tiny};
 use acclimate::recipe::TaskKind;
 use acclimate::saved::Answering;
 use acclimate::tasks::TaskSpec;
@@ -117,6 +117,30 @@ fn holds_for(folder: &Path, data: &str, more: &str) -> Answering {
     }
     Answering::open(&gated.folder, None, true).unwrap().evaluate(&examples, 0).unwrap();
     answering
+}
+
+/// A patch that was trained on rounded matrices is one for the model as it is, and answers alike there.
+#[test]
+fn a_patch_trained_on_a_base_in_bf16_serves_the_model_in_f32() {
+    let folder = setup();
+    write_classes(folder.path(), "rows.jsonl");
+    let more = format!("base = 'bf16'\nepochs = 12\nhead = 'zero'\n{QUICK}[gate]\nfolds = 0");
+    let one = recipe(folder.path(), "rows.jsonl", "run", &more);
+    let session = Session::open(&one).unwrap();
+    let rounded = session.loaded.model.as_ref();
+    let site = rounded.sites().iter().find(|site| site.kind == SiteKind::Linear).unwrap();
+    assert!(rounded.packed(&format!("{}.weight", site.name)).is_some(), "the base is to be rounded");
+    holds(&session, &one);
+
+    let dense = acclimate::models::load(&folder.path().join("model"), Base::Dense, &Device::flex()).unwrap();
+    assert_eq!(dense.fingerprint(), rounded.fingerprint());
+    let patch = acclimate::peft::load(&folder.path().join("run/patch"), dense.as_ref()).unwrap();
+    let rows: Vec<usize> = (0..session.train.left.len()).collect();
+    let loss_of =
+        |model: &dyn Model| total(vec![session.task.loss(model, &session.train, &rows, &Pass::new(&patch)).unwrap()]);
+    let (whole, short) = (loss_of(dense.as_ref()), loss_of(rounded));
+    // bf16 keeps eight bits of each number, and rounding errors of many numbers cancel.
+    assert!((whole - short).abs() < 2f64.powi(-8) * whole, "{whole} in f32, {short} in bf16");
 }
 
 #[test]

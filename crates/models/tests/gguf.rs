@@ -128,6 +128,20 @@ fn a_file_gives_the_model_it_was_written_from() {
 }
 
 #[test]
+fn a_base_in_bf16_is_the_same_model_with_some_three_digits() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), model());
+    write(&folder.path().join("tiny.gguf"), &model, |_, _, _| {});
+    let of = |base| load(folder.path(), base, &Device::flex()).unwrap();
+    let (file, rounded) = (of(Base::Packed), of(Base::Bf16));
+    assert_eq!(rounded.fingerprint(), file.fingerprint(), "a patch for one is a patch for the other");
+    let (expected, got) = (scores(file.as_ref()), scores(rounded.as_ref()));
+    let largest = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    let far = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest;
+    // The weights are exact; each of some dozen products in a row rounds its states by 2⁻⁹ at most.
+    assert!(far < 12.0 / 512.0, "scores are off by {far:e} of the largest");
+}
+
+#[test]
 fn a_tensor_of_another_length_is_refused_and_named() {
     let (folder, model) = (tempfile::tempdir().unwrap(), model());
     let file = folder.path().join("tiny.gguf");

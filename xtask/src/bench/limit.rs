@@ -1,6 +1,7 @@
 //! The arithmetic of a piece of work, counted from shapes, and how long our own products take for it.
 
-use acclimate::core::Matrix;
+use acclimate::core::{Matrix, Packed};
+use anyhow::{Error, Result};
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
@@ -14,6 +15,8 @@ pub(super) struct Arithmetic {
     products: Vec<([usize; 3], f64)>,
     /// Operations beside these products: attention's, and products too narrow to be measured alone.
     rest: f64,
+    /// Whether the products are those of matrices rounded to bf16.
+    rounded: bool,
 }
 
 impl Arithmetic {
@@ -24,6 +27,16 @@ impl Arithmetic {
             Some((_, count)) => *count += times,
             None => self.products.push((sizes, times)),
         }
+    }
+
+    /// Counts a product `times` times without measuring it.
+    pub(super) fn apart(&mut self, rows: usize, inner: usize, outputs: usize, times: f64) {
+        self.rest += 2.0 * (rows * inner * outputs) as f64 * times;
+    }
+
+    /// The same with all matrices rounded to bf16. What is not measured is taken at their rate too: the limit comes out low, not high.
+    pub(super) fn rounded(self) -> Self {
+        Self { rounded: true, ..self }
     }
 
     /// Operations of the products, two for each number of `a` that meets one of `b`.
@@ -45,14 +58,24 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn new(work: &Arithmetic) -> Self {
+    /// Numbers for the products.
+    ///
+    /// # Errors
+    /// When a matrix is to be rounded and has no numbers.
+    pub(super) fn new(work: &Arithmetic) -> Result<Self> {
         let device = Device::flex();
         let draw = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), (&device, DType::F32));
         let product = |&([rows, inner, outputs], times): &([usize; 3], f64)| {
             let part = rows.min(ROWS);
-            (draw([part, inner]), Matrix::from(draw([outputs, inner])), times * rows as f64 / part as f64)
+            let dense = draw([outputs, inner]);
+            let matrix = match work.rounded {
+                true => Packed::rounded(&dense).map_err(Error::msg)?.into(),
+                false => dense.into(),
+            };
+            Ok((draw([part, inner]), matrix, times * rows as f64 / part as f64))
         };
-        Self { products: work.products.iter().map(product).collect(), whole: work.operations() / work.measured() }
+        let products = work.products.iter().map(product).collect::<Result<_>>()?;
+        Ok(Self { products, whole: work.operations() / work.measured() })
     }
 
     /// Seconds that the arithmetic takes at the products' rate of this moment: of each the best of three, since the first finds neither its
@@ -155,6 +178,6 @@ mod tests {
     fn a_product_of_many_rows_is_measured_in_part_and_counted_whole() {
         let mut work = Arithmetic::default();
         work.product(3 * ROWS, 2, 2, 1.0);
-        assert_eq!(Rate::new(&work).products[0].2, 3.0);
+        assert_eq!(Rate::new(&work).unwrap().products[0].2, 3.0);
     }
 }

@@ -8,10 +8,9 @@ mod side;
 mod works;
 
 use crate::{golden, read};
-use acclimate::core::SiteKind;
-use acclimate::models::Resnet;
+use acclimate::core::{Model, SiteKind};
+use acclimate::models::Base;
 use anyhow::{Context, Result, bail};
-use burn::tensor::{DType, Device};
 use limit::{Arithmetic, Rate, Transformer};
 use serde::Serialize;
 use side::{Process, Program, Ready, Side, Timed};
@@ -55,7 +54,7 @@ const MINILM: Transformer = Transformer { layers: 6, width: 384, keys: 384, inne
 const SMOLLM2: Transformer = Transformer { layers: 30, width: 576, keys: 192, inner: 1536, ups: 2, words: 49_152 };
 
 /// All comparisons, in the order of the table.
-const COMPARISONS: [Comparison; 10] = [
+const COMPARISONS: [Comparison; 15] = [
     Comparison {
         name: "minilm forward",
         ours: Ours::Work(|_| works::minilm_forward(false)),
@@ -72,23 +71,45 @@ const COMPARISONS: [Comparison; 10] = [
     },
     Comparison {
         name: "minilm step",
-        ours: Ours::Work(|_| works::minilm_step(false)),
+        ours: Ours::Work(|_| works::minilm_step(false, Base::Dense)),
         peers: &[Peer::Python("minilm step", ""), Peer::Stock],
         arithmetic: Some(|| Ok(MINILM.step(&lengths(false), false, RANK))),
         words: None,
     },
     Comparison {
         name: "minilm step padded",
-        ours: Ours::Work(|_| works::minilm_step(true)),
+        ours: Ours::Work(|_| works::minilm_step(true, Base::Dense)),
         peers: &[Peer::Python("minilm step padded", ""), Peer::Stock],
         arithmetic: Some(|| Ok(MINILM.step(&lengths(true), false, RANK))),
         words: None,
     },
     Comparison {
+        name: "minilm step bf16",
+        ours: Ours::Work(|_| works::minilm_step(false, Base::Bf16)),
+        peers: &[
+            Peer::Python("minilm step", ", f32"),
+            Peer::Python("minilm step autocast", ", bf16 autocast"),
+            Peer::Python("minilm step bf16", ", frozen weights in bf16"),
+        ],
+        arithmetic: Some(|| Ok(MINILM.step(&lengths(false), false, RANK).rounded())),
+        words: None,
+    },
+    Comparison {
         name: "smollm2 step",
-        ours: Ours::Work(|_| works::smollm2_step()),
+        ours: Ours::Work(|_| works::smollm2_step(Base::Dense)),
         peers: &[Peer::Python("smollm2 step", "")],
         arithmetic: Some(|| Ok(SMOLLM2.step(&[LENGTH; TEXTS], true, RANK))),
+        words: None,
+    },
+    Comparison {
+        name: "smollm2 step bf16",
+        ours: Ours::Work(|_| works::smollm2_step(Base::Bf16)),
+        peers: &[
+            Peer::Python("smollm2 step", ", f32"),
+            Peer::Python("smollm2 step autocast", ", bf16 autocast"),
+            Peer::Python("smollm2 step bf16", ", frozen weights in bf16"),
+        ],
+        arithmetic: Some(|| Ok(SMOLLM2.step(&[LENGTH; TEXTS], true, RANK).rounded())),
         words: None,
     },
     Comparison {
@@ -106,10 +127,31 @@ const COMPARISONS: [Comparison; 10] = [
         words: None,
     },
     Comparison {
+        name: "resnet18 forward",
+        ours: Ours::Work(|_| works::images_forward(works::small()?, works::SMALL)),
+        peers: &[Peer::Python("resnet18 forward", ""), Peer::Stock],
+        arithmetic: Some(|| images(works::small()?.as_ref(), works::SMALL, false)),
+        words: None,
+    },
+    Comparison {
         name: "resnet18 tent",
-        ours: Ours::Work(|_| works::resnet18_tent()),
+        ours: Ours::Work(|_| works::tent(works::small()?, works::SMALL)),
         peers: &[Peer::Python("resnet18 tent", ""), Peer::Stock],
-        arithmetic: Some(resnet18_tent),
+        arithmetic: Some(|| images(works::small()?.as_ref(), works::SMALL, true)),
+        words: None,
+    },
+    Comparison {
+        name: "efficientnet forward",
+        ours: Ours::Work(|_| works::images_forward(works::large()?, works::LARGE)),
+        peers: &[Peer::Python("efficientnet forward", ""), Peer::Stock],
+        arithmetic: Some(|| images(works::large()?.as_ref(), works::LARGE, false)),
+        words: None,
+    },
+    Comparison {
+        name: "efficientnet tent",
+        ours: Ours::Work(|_| works::tent(works::large()?, works::LARGE)),
+        peers: &[Peer::Python("efficientnet tent", ""), Peer::Stock],
+        arithmetic: Some(|| images(works::large()?.as_ref(), works::LARGE, true)),
         words: None,
     },
     Comparison {
@@ -141,22 +183,26 @@ const PROGRAMS: [Comparison; 1] = [Comparison {
     words: None,
 }];
 
-/// Every convolution forward, and back through all but the first: only norms are trained.
-fn resnet18_tent() -> Result<Arithmetic> {
-    let model = Resnet::seeded(works::resnet18(), 0, DType::F32, &Device::flex())?;
+/// Every convolution and the head forward; with `back` also back through all but the first, where only norms are trained.
+fn images(model: &dyn Model, [count, _, height, width]: [usize; 4], back: bool) -> Result<Arithmetic> {
     let mut work = Arithmetic::default();
-    let mut size = works::PIXELS;
-    for (at, site) in acclimate::core::Model::sites(&model).iter().enumerate() {
-        let times = if at == 0 { 1.0 } else { 2.0 };
+    let mut size = [height, width];
+    for (at, site) in model.sites().iter().enumerate() {
+        let times = if back && at > 0 { 2.0 } else { 1.0 };
         match site.kind {
-            SiteKind::Conv { stride, .. } => {
+            SiteKind::Conv { stride, groups, .. } => {
                 // A shortcut stands behind the convolutions whose input it shares: it halves what they have halved.
                 if !site.name.contains("shortcut") {
-                    size /= stride;
+                    size = size.map(|size| size.div_ceil(stride));
                 }
-                work.product(works::IMAGES * size * size, site.input, site.out, times);
+                let rows = count * size[0] * size[1];
+                // A site's inputs are those of one group. Channels by themselves make no product that could be measured.
+                match groups {
+                    1 => work.product(rows, site.input, site.out, times),
+                    _ => work.apart(rows, site.input, site.out, times),
+                }
             }
-            SiteKind::Linear => work.product(works::IMAGES, site.input, site.out, times),
+            SiteKind::Linear => work.product(count, site.input, site.out, times),
             _ => {}
         }
     }
@@ -327,7 +373,7 @@ fn compare(
             format!("burn-flex {}, stock operations", version(&read(&root.join("Cargo.lock"))?, "burn-flex")?)
         }
     };
-    let rate = comparison.arithmetic.map(|work| Ok::<_, anyhow::Error>(Rate::new(&work()?))).transpose()?;
+    let rate = comparison.arithmetic.map(|work| Rate::new(&work()?)).transpose()?;
     let threads = [available(), other.ready.threads];
     let times = match comparison.ours {
         Ours::Work(_) => {
@@ -516,7 +562,14 @@ mod tests {
     #[test]
     fn a_resnet18_has_its_known_arithmetic() {
         // 0.56 GMAC for an image of 32×32, nearly twice over.
-        let operations = resnet18_tent().unwrap().operations() / works::IMAGES as f64;
+        let operations = images(works::small().unwrap().as_ref(), works::SMALL, true).unwrap().operations() / 64.0;
         assert!((operations / 2.0 / 1e9 - 1.11).abs() < 0.01, "{operations}");
+    }
+
+    #[test]
+    fn an_efficientnet_lite0_has_its_known_arithmetic() {
+        // 385.19 MMAC for an image, as PyTorch's `FlopCounterMode` counts `reference/bench/vision.py`.
+        let operations = images(works::large().unwrap().as_ref(), works::LARGE, false).unwrap().operations() / 8.0;
+        assert!((operations / 2.0 / 1e6 - 385.19).abs() < 0.01, "{operations}");
     }
 }

@@ -3,7 +3,7 @@
 use acclimate::core::{
     AnyOptimiser, AnyTensor, HeadStart, Inputs, Model, Pass, Patch, Rng, Role, Targets, Tokens, find, total,
 };
-use acclimate::models::{Base, Norm, Resnet, ResnetConfig, Sampling, generate};
+use acclimate::models::{Base, EfficientNet, EfficientNetConfig, Norm, Resnet, ResnetConfig, Sampling, generate};
 use acclimate::optim::{Host, HostSettings, METHODS};
 use acclimate_data::Assets;
 use anyhow::{Context, Result, ensure};
@@ -24,9 +24,9 @@ pub(super) const TEXTS: usize = 4;
 pub(super) const RANK: usize = 8;
 /// Words of the prompt, and words to write.
 pub(super) const WORDS: usize = 64;
-/// Images of a batch, and their height and width.
-pub(super) const IMAGES: usize = 64;
-pub(super) const PIXELS: usize = 32;
+/// Batches of images for the two networks: images, channels, height, width.
+pub(super) const SMALL: [usize; 4] = [64, 3, 32, 32];
+pub(super) const LARGE: [usize; 4] = [8, 3, 224, 224];
 
 /// The lengths of MiniLM's rows: all alike, or falling from the whole length to half of it.
 pub(super) fn lengths(padded: bool) -> Vec<usize> {
@@ -68,8 +68,8 @@ pub(super) fn merge(work: &Path) -> Result<Work> {
     }))
 }
 
-fn minilm() -> Result<Box<dyn Model>> {
-    Ok(acclimate::models::load(&asset("minilm")?, Base::Dense, &Device::flex())?)
+fn minilm(base: Base) -> Result<Box<dyn Model>> {
+    Ok(acclimate::models::load(&asset("minilm")?, base, &Device::flex())?)
 }
 
 /// Rows of MiniLM's words, drawn by seed.
@@ -81,7 +81,7 @@ fn rows(padded: bool, rng: &mut Rng) -> Inputs {
 
 /// MiniLM reads 16 rows.
 pub(super) fn minilm_forward(padded: bool) -> Result<Work> {
-    let (model, inputs) = (minilm()?, rows(padded, &mut Rng::new(5, "bench", 0)));
+    let (model, inputs) = (minilm(Base::Dense)?, rows(padded, &mut Rng::new(5, "bench", 0)));
     Ok(Box::new(move || {
         black_box(model.forward(&inputs, &Pass::bare())?);
         Ok(())
@@ -123,9 +123,9 @@ impl Training {
 }
 
 /// A step of MiniLM with LoRA on query and value and a head for three classes.
-pub(super) fn minilm_step(padded: bool) -> Result<Work> {
+pub(super) fn minilm_step(padded: bool, base: Base) -> Result<Work> {
     let mut rng = Rng::new(5, "bench", 0);
-    let mut training = Training::new(minilm()?, ["query", "value"], Some(3), &mut rng)?;
+    let mut training = Training::new(minilm(base)?, ["query", "value"], Some(3), &mut rng)?;
     let inputs = rows(padded, &mut rng);
     let labels = (0..3 * ROWS).map(|at| f32::from(u8::from(at % 3 == at / 3 % 3))).collect();
     let labels: Tensor<2> = AnyTensor::from_f32s(labels, &[ROWS, 3], &Device::flex()).get().context("two axes")?;
@@ -142,10 +142,10 @@ fn text(count: usize, rng: &mut Rng) -> Vec<u32> {
     (0..count).map(|_| 1000 + rng.below(40_000) as u32).collect()
 }
 
-/// A step of SmolLM2 in f32 with LoRA on the projections of query and value: four texts, the cross-entropy of every next word.
-pub(super) fn smollm2_step() -> Result<Work> {
+/// A step of SmolLM2 with LoRA on the projections of query and value: four texts, the cross-entropy of every next word.
+pub(super) fn smollm2_step(base: Base) -> Result<Work> {
     let (device, mut rng) = (Device::flex(), Rng::new(5, "bench", 0));
-    let model = acclimate::models::load(&asset("smollm2")?, Base::Dense, &device)?;
+    let model = acclimate::models::load(&asset("smollm2")?, base, &device)?;
     let mut training = Training::new(model, ["q_proj", "v_proj"], None, &mut rng)?;
     let texts: Vec<Vec<u32>> = (0..TEXTS).map(|_| text(LENGTH, &mut rng)).collect();
     let before: Vec<i64> = (0..(TEXTS * LENGTH) as i64).filter(|at| at % LENGTH as i64 != LENGTH as i64 - 1).collect();
@@ -181,7 +181,7 @@ pub(super) fn smollm2_write() -> Result<Work> {
 
 /// D-Adapt Adam over all of MiniLM's weights, gradients given.
 pub(super) fn dadapt_adam() -> Result<Work> {
-    let mut params = minilm()?.weights().clone();
+    let mut params = minilm(Base::Dense)?.weights().clone();
     let mut rng = Rng::new(5, "bench", 0);
     let gradients = params.map(|_, tensor| rng.normal_tensor(&tensor.shape(), 1e-3, DType::F32, &Device::flex()));
     let optimiser = find(METHODS, "dadapt_adam")?.build(&toml::Table::new())?;
@@ -197,23 +197,46 @@ pub(super) fn dadapt_adam() -> Result<Work> {
 /// A ResNet-18 for small images and ten classes.
 pub(super) fn resnet18() -> ResnetConfig {
     let (widths, blocks) = (vec![64, 128, 256, 512], vec![2; 4]);
-    ResnetConfig { image: [3, PIXELS, PIXELS], classes: 10, widths, blocks, norm: Norm::Batch, eps: 1e-5 }
+    ResnetConfig { image: [SMALL[1], SMALL[2], SMALL[3]], classes: 10, widths, blocks, norm: Norm::Batch, eps: 1e-5 }
 }
 
-/// Tent on it.
-pub(super) fn resnet18_tent() -> Result<Work> {
-    let device = Device::flex();
-    let seeded = Resnet::seeded(resnet18(), 5, DType::F32, &device)?;
-    let mut weights = seeded.weights().clone();
-    // A head of zeros would send nothing back.
-    weights.insert("head.weight", Rng::new(5, "head", 0).normal_tensor(&[10, 512], 0.05, DType::F32, &device));
-    tent(Resnet::from_weights(resnet18(), weights)?, [IMAGES, 3, PIXELS, PIXELS])
+/// It with random weights.
+pub(super) fn small() -> Result<Box<dyn Model>> {
+    with_head(&Resnet::seeded(resnet18(), 5, DType::F32, &Device::flex())?, "head.weight")
+}
+
+/// EfficientNet-Lite0 with random weights.
+pub(super) fn large() -> Result<Box<dyn Model>> {
+    with_head(&EfficientNet::seeded(EfficientNetConfig::lite0(), 5, DType::F32, &Device::flex())?, "_fc.weight")
+}
+
+/// The same with a drawn head: one of zeros would send nothing back.
+fn with_head(model: &dyn Model, head: &str) -> Result<Box<dyn Model>> {
+    let mut weights = model.weights().clone();
+    let shape = weights.any(head).with_context(|| format!("the model has no `{head}`"))?.shape();
+    weights.insert(head, Rng::new(5, "head", 0).normal_tensor(&shape, 0.05, DType::F32, &Device::flex()));
+    Ok(model.with_weights(weights)?)
+}
+
+/// Images of this shape, drawn by seed.
+fn images(shape: [usize; 4], rng: &mut Rng) -> Result<Inputs> {
+    let images = rng.normal_tensor(&shape, 1.0, DType::F32, &Device::flex());
+    Ok(Inputs::Images(images.get().context("drawn with four axes")?))
+}
+
+/// A network reads images of this shape.
+pub(super) fn images_forward(model: Box<dyn Model>, shape: [usize; 4]) -> Result<Work> {
+    let images = images(shape, &mut Rng::new(5, "bench", 0))?;
+    Ok(Box::new(move || {
+        black_box(model.forward(&images, &Pass::bare())?);
+        Ok(())
+    }))
 }
 
 /// A step of Tent on images of this shape, with AdamW over the norms.
-fn tent(model: impl Model + 'static, images: [usize; 4]) -> Result<Work> {
+pub(super) fn tent(model: Box<dyn Model>, shape: [usize; 4]) -> Result<Work> {
     // As long as the process, like the host that borrows both.
-    let model: &'static dyn Model = Box::leak(Box::new(model));
+    let model: &'static dyn Model = Box::leak(model);
     let optimiser: &'static dyn AnyOptimiser = Box::leak(find(METHODS, "adamw")?.build(&toml::Table::new())?);
     let (mut patch, mut rng) = (Patch::new(), Rng::new(5, "bench", 0));
     let norms = acclimate::peft::build("norm_tuning", &toml::Table::new())?;
@@ -221,8 +244,7 @@ fn tent(model: impl Model + 'static, images: [usize; 4]) -> Result<Work> {
     let method = find(acclimate::tta::METHODS, "tent")?.build(&toml::Table::new())?;
     let mut host = acclimate::tta::Host::new(model, patch)?.optimiser(optimiser)?;
     let mut state = method.start(&mut host)?;
-    let images = rng.normal_tensor(&images, 1.0, DType::F32, &Device::flex());
-    let images = Inputs::Images(images.get().context("drawn with four axes")?);
+    let images = images(shape, &mut rng)?;
     Ok(Box::new(move || {
         black_box(method.step_any(&images, state.as_mut(), &mut host)?);
         Ok(())
