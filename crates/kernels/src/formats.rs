@@ -472,8 +472,8 @@ mod tests {
     #[test]
     fn dots_are_sums_of_products_at_every_level() {
         for format in Format::ALL {
-            for width in [256, 1024 + 256, 2048] {
-                let (rows, few) = (5, 3);
+            for (width, few) in [(256, 1), (1024 + 256, 2), (2048, 3), (512, 4)] {
+                let rows = 7;
                 let bytes = bytes(rows * width / format.block() * format.bytes());
                 let mut numbers = vec![0.0; rows * width];
                 unpack_row::<false>(format, &bytes, &mut numbers);
