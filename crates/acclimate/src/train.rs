@@ -251,7 +251,7 @@ impl Trainer<'_> {
         if finite {
             match run.host.step(self.optimiser, &run.patch.params, &gradients, multiplier, loss) {
                 Ok(params) => run.patch.params = params,
-                // The host has changed nothing; the watch is told below.
+                // Parameters and the count of steps are as before; the watch is told below.
                 Err(Error::Numeric { .. }) => finite = false,
                 Err(other) => return Err(other),
             }

@@ -10,7 +10,7 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use burn_flex::FlexTensor;
 
 /// How a convolution walks over its input. The default goes pixel by pixel, without padding, over all channels.
@@ -96,10 +96,8 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: Co
     if let Some(bias) = &bias {
         assert_eq!(bias.dims(), [sizes.outputs], "there must be a bias for each output");
     }
-    let fits = |(device, kind): (Device, DType)| has_kernels(&device, kind);
-    let like = [(x.device(), x.dtype()), (weight.device(), weight.dtype())];
-    let like = like.into_iter().chain(bias.as_ref().map(|bias| (bias.device(), bias.dtype())));
-    if sizes.is_empty() || !like.into_iter().all(fits) {
+    let fused = has_kernels(&x) && has_kernels(&weight) && bias.as_ref().is_none_or(has_kernels);
+    if sizes.is_empty() || !fused {
         return composed::conv2d(x, weight, bias, conv);
     }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([sizes.outputs], (&x.device().inner(), DType::F32)));

@@ -288,7 +288,7 @@ mod x86 {
                 2 => tiles::<V, B, BYTES, PARTS, 2, 2>(bytes, width, x, out),
                 3 => tiles::<V, B, BYTES, PARTS, 1, 3>(bytes, width, x, out),
                 few => {
-                    debug_assert_eq!(few, 4, "at most four rows of numbers");
+                    assert_eq!(few, 4, "at most four rows of numbers");
                     tiles::<V, B, BYTES, PARTS, 1, 4>(bytes, width, x, out);
                 }
             }

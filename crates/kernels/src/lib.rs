@@ -42,14 +42,15 @@ mod real;
 mod rotary;
 mod simd;
 mod sinkhorn;
+mod sum;
 mod tile;
 mod vocabulary;
 mod walk;
 mod winograd;
 
-pub use batch_norm::{Activation, add, batch_norm, channel_moments, normalise};
+pub use batch_norm::{batch_norm, channel_moments, normalise};
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 pub use conv::{Conv2d, conv1d, conv2d};
 use extension::Fused;
 pub use formats::Format;
@@ -57,10 +58,11 @@ pub use packed::{Matrix, Packed};
 pub use pairwise::{Measure, pairwise};
 pub use sinkhorn::{Sinkhorn, Transport, plan, sinkhorn};
 use std::sync::Arc;
+pub use sum::{Activation, add};
 
 /// Exact GELU, `x·Φ(x)` with Φ the normal distribution function, any shape. As in PyTorch −∞ gives NaN.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !has_kernels(&x.device(), x.dtype()) {
+    if !has_kernels(&x) {
         return composed::gelu(x);
     }
     Tensor::from_dispatch(<Dispatch as Fused>::fused_gelu(x.into_dispatch()))
@@ -68,7 +70,7 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// GELU by the hyperbolic tangent, `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, any shape.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !has_kernels(&x.device(), x.dtype()) {
+    if !has_kernels(&x) {
         return composed::gelu_tanh(x);
     }
     Tensor::from_dispatch(<Dispatch as Fused>::fused_gelu_tanh(x.into_dispatch()))
@@ -109,12 +111,11 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, visible: &Visible, he
     );
     assert_eq!(k.dims(), [batch, keys, key_features], "keys must have the batch of the queries {:?}", q.dims());
     assert_eq!(v.dims(), k.dims(), "values must have the shape of the keys");
-    let like = |x: &Tensor<3>| has_kernels(&x.device(), x.dtype());
-    let mut fused = like(&q) && like(&k) && like(&v);
+    let mut fused = has_kernels(&q) && has_kernels(&k) && has_kernels(&v);
     match visible {
         Visible::Keys(mask) => {
             assert_eq!(mask.dims(), [batch, keys], "the mask must be [batch, keys]");
-            fused &= has_kernels(&mask.device(), mask.dtype());
+            fused &= has_kernels(mask);
         }
         Visible::Runs(runs) => {
             assert_eq!(runs.len(), batch * queries, "a run for each query of each row");
@@ -140,10 +141,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, visible: &Visible, he
 pub fn rms_norm(x: Tensor<3>, scale: Tensor<1>, eps: f64) -> Tensor<3> {
     let [_, _, features] = x.dims();
     assert_eq!(scale.dims(), [features], "scale must have {features} numbers");
-    if ![(x.device(), x.dtype()), (scale.device(), scale.dtype())]
-        .iter()
-        .all(|(device, kind)| has_kernels(device, *kind))
-    {
+    if !(has_kernels(&x) && has_kernels(&scale)) {
         return composed::rms_norm(x, scale, eps);
     }
     Tensor::from_dispatch(<Dispatch as Fused>::fused_rms_norm(x.into_dispatch(), scale.into_dispatch(), eps))
@@ -155,10 +153,7 @@ pub fn rms_norm(x: Tensor<3>, scale: Tensor<1>, eps: f64) -> Tensor<3> {
 /// If the shapes differ.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "a gate must have the shape of what it gates");
-    if ![(gate.device(), gate.dtype()), (up.device(), up.dtype())]
-        .iter()
-        .all(|(device, kind)| has_kernels(device, *kind))
-    {
+    if !(has_kernels(&gate) && has_kernels(&up)) {
         return composed::swiglu(gate, up);
     }
     Tensor::from_dispatch(<Dispatch as Fused>::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
@@ -177,7 +172,7 @@ pub fn rotary(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: usize) -> Ten
     );
     let angles = [batch, length, features / heads / 2];
     assert_eq!((cos.dims(), sin.dims()), (angles, angles), "cosines and sines must be {angles:?}");
-    if ![&x, &cos, &sin].iter().all(|x| has_kernels(&x.device(), x.dtype())) {
+    if ![&x, &cos, &sin].iter().all(|x| has_kernels(x)) {
         return composed::rotary(x, cos, sin, heads);
     }
     let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());
@@ -193,19 +188,24 @@ pub fn rotary(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: usize) -> Ten
 pub fn layer_norm(x: Tensor<3>, scale: Tensor<1>, shift: Tensor<1>, eps: f64) -> Tensor<3> {
     let [_, _, features] = x.dims();
     assert_eq!((scale.dims(), shift.dims()), ([features], [features]), "scale and shift must have {features} numbers");
-    let all = [(x.device(), x.dtype()), (scale.device(), scale.dtype()), (shift.device(), shift.dtype())];
-    if !all.iter().all(|(device, kind)| has_kernels(device, *kind)) {
+    if !(has_kernels(&x) && has_kernels(&scale) && has_kernels(&shift)) {
         return composed::layer_norm(x, scale, shift, eps);
     }
     let (x, scale, shift) = (x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
     Tensor::from_dispatch(<Dispatch as Fused>::fused_layer_norm(x, scale, shift, eps))
 }
 
-/// Whether tensors of this number type on this device have kernels of their own.
-fn has_kernels(device: &Device, kind: DType) -> bool {
+/// Whether tensors of this number type where this one lies have kernels of their own.
+fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && lies_here(x)
+}
+
+/// Whether a tensor lies where there are kernels, and these are in use.
+fn lies_here<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
     let on_processor = match device.as_dispatch() {
         DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
         device => matches!(device, DispatchDevice::Flex(_)),
     };
-    on_processor && kind == DType::F32 && simd::in_use()
+    on_processor && simd::in_use()
 }

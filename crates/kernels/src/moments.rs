@@ -153,7 +153,7 @@ pub fn squares(x: Tensor<1>) -> Tensor<1> {
 
 /// Whether all have kernels and none is on a tape's device.
 fn fused<const N: usize>(tensors: [&Tensor<1>; N]) -> bool {
-    tensors.iter().all(|x| !x.is_autodiff() && has_kernels(&x.device(), x.dtype()))
+    tensors.iter().all(|x| !x.is_autodiff() && has_kernels(x))
 }
 
 /// The buffer of a plain tensor in row-major order. No other handle is left behind, so that it stays the buffer's only owner.

@@ -196,7 +196,7 @@ impl Matrix {
         let [outputs, width] = self.dims();
         assert_eq!(x.dims()[1], width, "x must have as many columns as the matrix [{outputs}, {width}]");
         assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "the bias must have {outputs} numbers");
-        let fused = self.fused(&x) && bias.as_ref().is_none_or(|bias| has_kernels(&bias.device(), bias.dtype()));
+        let fused = self.fused(&x) && bias.as_ref().is_none_or(has_kernels);
         match self {
             Self::Packed(matrix) if fused => Tensor::from_dispatch(<Dispatch as Linear>::packed_linear(
                 x.clone().into_dispatch(),
@@ -226,10 +226,7 @@ impl Matrix {
         assert_eq!((a.dims(), b.dims()), ([rank, width], [outputs, rank]), "factors of a matrix [{outputs}, {width}]");
         assert_eq!(x.dims()[1], width, "x must have as many columns as the matrix [{outputs}, {width}]");
         assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "the bias must have {outputs} numbers");
-        let all = [(a.device(), a.dtype()), (b.device(), b.dtype())];
-        let fused = self.fused(&x)
-            && all.iter().all(|(device, kind)| has_kernels(device, *kind))
-            && bias.as_ref().is_none_or(|bias| has_kernels(&bias.device(), bias.dtype()));
+        let fused = self.fused(&x) && has_kernels(&a) && has_kernels(&b) && bias.as_ref().is_none_or(has_kernels);
         let own = |x: Tensor<2>| (x.matmul(a.clone().transpose()) * factor).matmul(b.clone().transpose());
         match self {
             Self::Packed(matrix) if fused => Tensor::from_dispatch(<Dispatch as Linear>::packed_low_rank(
@@ -257,10 +254,10 @@ impl Matrix {
     /// Whether there are kernels for products with `x`.
     fn fused(&self, x: &Tensor<2>) -> bool {
         let own = match self {
-            Self::Dense(matrix) => has_kernels(&matrix.device(), matrix.dtype()),
+            Self::Dense(matrix) => has_kernels(matrix),
             Self::Packed(_) => true,
         };
-        own && has_kernels(&x.device(), x.dtype())
+        own && has_kernels(x)
     }
 
     /// The rows that `ids` `[batch, length]` name: `[batch, length, in]`.
@@ -291,13 +288,13 @@ impl Matrix {
         let ([rows, width], [outputs, expected]) = (x.dims(), self.dims());
         assert_eq!(width, expected, "x must have as many columns as the matrix [{outputs}, {expected}]");
         assert_eq!(targets.dims(), [rows], "there must be a target for each row of x");
-        let fused = width > 0 && has_kernels(&x.device(), x.dtype());
+        let fused = width > 0 && has_kernels(&x);
         let wanted: Arc<[usize]> = indices(targets.clone(), outputs).into();
         let out = match self {
             Self::Packed(matrix) if fused => {
                 <Dispatch as Vocabulary>::packed_cross_entropy(x.into_dispatch(), matrix.clone(), wanted)
             }
-            Self::Dense(matrix) if fused && !matrix.is_autodiff() && has_kernels(&matrix.device(), matrix.dtype()) => {
+            Self::Dense(matrix) if fused && !matrix.is_autodiff() && has_kernels(matrix) => {
                 <Dispatch as Vocabulary>::dense_cross_entropy(x.into_dispatch(), matrix.clone().into_dispatch(), wanted)
             }
             _ => return composed::cross_entropy(self.linear(x, None), targets),

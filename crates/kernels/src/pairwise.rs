@@ -79,7 +79,7 @@ pub fn pairwise(x: Tensor<2>, y: Option<Tensor<2>>, measure: Measure) -> Tensor<
         assert!(gamma >= 0.0, "a kernel's γ must be at least zero, not {gamma}");
     }
     let tracked = x.is_autodiff() || y.is_autodiff();
-    let narrow = [&x, &y].iter().all(|x| x.dtype() == DType::F32 && has_kernels(&x.device(), DType::F32));
+    let narrow = [&x, &y].iter().all(|x| has_kernels(x));
     if narrow && (!tracked || measure.sum() == Sum::Squares) {
         let (x, y) = (x.into_dispatch(), y.into_dispatch());
         return Tensor::from_dispatch(<Dispatch as Pairs>::pairs(x, y, measure, same));

@@ -1,6 +1,6 @@
 //! The arithmetic of kernels that exist for f32 and f64.
 
-use crate::{has_kernels, simd};
+use crate::{lies_here, simd};
 use burn::backend::Flex;
 use burn::tensor::{DType, Element, Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
@@ -148,7 +148,7 @@ impl Kind {
     /// The type of a tensor, where it has a kernel on its device.
     pub(crate) fn of<const D: usize>(x: &Tensor<D>) -> Option<Self> {
         match x.dtype() {
-            _ if !has_kernels(&x.device(), DType::F32) => None,
+            _ if !lies_here(x) => None,
             DType::F32 => Some(Self::F32),
             DType::F64 => Some(Self::F64),
             _ => None,

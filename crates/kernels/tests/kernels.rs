@@ -2,25 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // a missing gradient or value is what these tests look for
 
+mod common;
+
 use acclimate_kernels::{Visible, attention, composed, gelu, gelu_tanh, layer_norm, rms_norm, rotary, swiglu};
-use burn::tensor::{DType, Device, Tensor, TensorData};
-
-/// Numbers between −1 and 1 that look random, from a seed.
-fn numbers(count: usize, seed: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    };
-    (0..count).map(|_| f64::from(next() as f32)).collect()
-}
-
-/// A plain tensor of f32 or f64 numbers.
-fn tensor<const D: usize>(values: &[f64], shape: [usize; D], kind: DType) -> Tensor<D> {
-    Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex(), DType::F64)).cast(kind)
-}
+use burn::tensor::{DType, Device, Tensor};
+use common::{numbers, tensor, values};
 
 fn random<const D: usize>(shape: [usize; D], size: f64, seed: u64, kind: DType) -> Tensor<D> {
     let values: Vec<f64> = numbers(shape.iter().product(), seed).into_iter().map(|x| x * size).collect();
@@ -29,10 +15,6 @@ fn random<const D: usize>(shape: [usize; D], size: f64, seed: u64, kind: DType) 
 
 fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.autodiff().require_grad()
-}
-
-fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
-    x.inner().cast(DType::F64).into_data().try_into_vec_as::<f64>().unwrap()
 }
 
 /// Asserts that two tensors agree within `relative` of the number or of the tensor's largest.

@@ -2,25 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // a missing gradient is what these tests look for
 
+mod common;
+
 use acclimate_kernels::{Format, Matrix, Packed};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
+use common::{numbers, tensor, values};
 
 /// Numbers between −1 and 1 that look random, the same for the same shape.
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    let mut state =
-        shape.iter().fold(0x9E37_79B9_7F4A_7C15_u64, |state, size| state.wrapping_mul(31) + *size as u64) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 40) as f32 / (1 << 23) as f32) - 1.0
-    };
-    let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
-    Tensor::from_data(TensorData::new(numbers, shape), &Device::flex())
-}
-
-fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
-    x.into_data().iter::<f64>().collect()
+    let seed = shape.iter().fold(1, |seed, size| 31 * seed + *size as u64);
+    tensor(&numbers(shape.iter().product(), seed), shape, DType::F32)
 }
 
 /// The difference must stay within `allowed` of the largest number.

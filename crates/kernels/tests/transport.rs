@@ -2,30 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // a missing gradient or value is what these tests look for
 
+mod common;
+
 use acclimate_kernels::{Measure, Sinkhorn, composed, pairwise, plan, sinkhorn};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
+use common::{numbers, tensor, values};
 use serde_json::Value;
 use std::path::Path;
-
-/// Numbers between −1 and 1 that look random, from a seed.
-fn numbers(count: usize, seed: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    };
-    (0..count).map(|_| f64::from(next() as f32)).collect()
-}
-
-fn tensor<const D: usize>(values: &[f64], shape: [usize; D], kind: DType) -> Tensor<D> {
-    Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), (&Device::flex(), DType::F64)).cast(kind)
-}
-
-fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
-    x.inner().cast(DType::F64).into_data().try_into_vec_as::<f64>().unwrap()
-}
 
 fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.autodiff().require_grad()

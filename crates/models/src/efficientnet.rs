@@ -1,10 +1,7 @@
 //! EfficientNet-Lite: inverted residual blocks for images, with batch norm and ReLU6.
 
-use crate::{check_weights, draw_weights, positive, read_json, read_weights, wrong_inputs};
-use acclimate_core::{
-    Activation, AnyTensor, Error, Inputs, Model, Outputs, Padding, Params, Pass, Result, Rng, Site, SiteKind,
-    write_safetensors, write_whole,
-};
+use crate::{check_weights, positive, read_json, read_weights, vision};
+use acclimate_core::{Activation, Inputs, Model, Outputs, Padding, Params, Pass, Result, Site, SiteKind};
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
@@ -44,14 +41,6 @@ pub struct EfficientNetConfig {
 
 fn eps() -> f64 {
     1e-3
-}
-
-/// `config.json` as it is written.
-#[derive(Serialize)]
-struct Written<'a> {
-    model_type: &'a str,
-    #[serde(flatten)]
-    config: &'a EfficientNetConfig,
 }
 
 impl EfficientNetConfig {
@@ -160,10 +149,7 @@ impl EfficientNet {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let config = Written { model_type: "efficientnet_lite", config: &self.config };
-        let text = serde_json::to_string_pretty(&config).expect("numbers and names") + "\n";
-        write_safetensors(&folder.join("model.safetensors"), &self.weights, BTreeMap::new())?;
-        write_whole(&folder.join("config.json"), text.as_bytes())
+        vision::save(folder, "efficientnet_lite", &self.config, &self.weights)
     }
 
     /// A model over weights in memory.
@@ -183,17 +169,7 @@ impl EfficientNet {
     /// When the config cannot be built.
     pub fn seeded(config: EfficientNetConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         config.check()?;
-        let weights = draw_weights(&config.sites().0, |site, name, shape| match site.kind {
-            SiteKind::Conv { .. } => {
-                let deviation = (2.0 / site.input as f64).sqrt();
-                Rng::new(seed, name, 0).normal_tensor(shape, deviation, dtype, device)
-            }
-            kind => {
-                let one = name.ends_with("running_var") || (kind == SiteKind::BatchNorm && name.ends_with("weight"));
-                let numbers = vec![f64::from(u8::from(one)); shape.iter().product()];
-                AnyTensor::from_f64s(numbers, shape, dtype, device)
-            }
-        });
+        let weights = vision::untrained(&config.sites().0, seed, dtype, device);
         Self::from_weights(config, weights)
     }
 
@@ -228,11 +204,7 @@ impl Model for EfficientNet {
     }
 
     fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
-        let Inputs::Images(x) = inputs else { return Err(wrong_inputs("efficientnet", "images")) };
-        if x.dims()[1] != self.config.image[0] {
-            let expected = format!("[batch, {}, height, width]", self.config.image[0]);
-            return Err(Error::Shape { what: "images".to_owned(), expected, got: x.dims().to_vec() });
-        }
+        let x = vision::images("efficientnet", inputs, self.config.image[0])?;
         let mut rest = &self.sites[..];
         let mut x = self.unit(&mut rest, x.clone(), Activation::Relu6, pass)?;
         for block in &self.blocks {
@@ -247,13 +219,7 @@ impl Model for EfficientNet {
             }
         }
         let x = self.unit(&mut rest, x, Activation::Relu6, pass)?;
-        let [batch, channels, height, width] = x.dims();
-        let features: Tensor<2> = x.reshape([batch, channels, height * width]).mean_dim(2).squeeze_dim(2);
-        let logits = match pass.head(features.clone())? {
-            Some(logits) => logits,
-            None => pass.linear(self, &rest[0], features.clone())?,
-        };
-        Ok(Outputs { states: None, features, logits: Some(logits) })
+        vision::classified(self, x, &rest[0], pass)
     }
 
     fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {

@@ -11,6 +11,7 @@ mod llama;
 mod outline;
 mod resnet;
 pub mod tiny;
+mod vision;
 
 pub use bert::{Bert, BertConfig, Pooling};
 pub use efficientnet::{EfficientNet, EfficientNetConfig, EfficientNetStage};

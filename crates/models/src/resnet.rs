@@ -1,9 +1,8 @@
 //! A small residual network for images, with batch or group norm.
 
-use crate::{check_weights, draw_weights, positive, read_json, read_weights, wrong_inputs};
+use crate::{check_weights, positive, read_json, read_weights, vision};
 use acclimate_core::{
-    Activation, AnyTensor, Error, Inputs, Model, Outputs, Padding, Params, Pass, Patch, Recording, Result, Rng, Site,
-    SiteKind, write_safetensors, write_whole,
+    Activation, Error, Inputs, Model, Outputs, Padding, Params, Pass, Patch, Recording, Result, Site, SiteKind,
 };
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -41,14 +40,6 @@ pub struct ResnetConfig {
 
 fn eps() -> f64 {
     1e-5
-}
-
-/// `config.json` as it is written.
-#[derive(Serialize)]
-struct Written<'a> {
-    model_type: &'a str,
-    #[serde(flatten)]
-    config: &'a ResnetConfig,
 }
 
 impl ResnetConfig {
@@ -140,10 +131,7 @@ impl Resnet {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let config = Written { model_type: "resnet", config: &self.config };
-        let text = serde_json::to_string_pretty(&config).expect("numbers and names") + "\n";
-        write_safetensors(&folder.join("model.safetensors"), &self.weights, BTreeMap::new())?;
-        write_whole(&folder.join("config.json"), text.as_bytes())
+        vision::save(folder, "resnet", &self.config, &self.weights)
     }
 
     /// A model over weights in memory.
@@ -163,18 +151,7 @@ impl Resnet {
     /// When the config cannot be built.
     pub fn seeded(config: ResnetConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         config.check()?;
-        let weights = draw_weights(&config.sites().0, |site, name, shape| {
-            let ones = name.ends_with("running_var") || (name.ends_with("weight") && shape.len() == 1);
-            match site.kind {
-                SiteKind::Conv { .. } => {
-                    let deviation = (2.0 / site.input as f64).sqrt();
-                    Rng::new(seed, name, 0).normal_tensor(shape, deviation, dtype, device)
-                }
-                _ => {
-                    AnyTensor::from_f64s(vec![f64::from(u8::from(ones)); shape.iter().product()], shape, dtype, device)
-                }
-            }
-        });
+        let weights = vision::untrained(&config.sites().0, seed, dtype, device);
         Self::from_weights(config, weights)
     }
 
@@ -228,11 +205,7 @@ impl Model for Resnet {
     }
 
     fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
-        let Inputs::Images(x) = inputs else { return Err(wrong_inputs("resnet", "images")) };
-        if x.dims()[1] != self.config.image[0] {
-            let expected = format!("[batch, {}, height, width]", self.config.image[0]);
-            return Err(Error::Shape { what: "images".to_owned(), expected, got: x.dims().to_vec() });
-        }
+        let x = vision::images("resnet", inputs, self.config.image[0])?;
         let (stem, mut rest) = self.sites.split_at(2);
         let mut x = self.unit(stem, x.clone(), Activation::Relu, pass)?;
         for &shortcut in &self.shortcuts {
@@ -243,13 +216,7 @@ impl Model for Resnet {
             x = acclimate_kernels::add(y, past, Activation::Relu);
             rest = after;
         }
-        let [batch, channels, height, width] = x.dims();
-        let features: Tensor<2> = x.reshape([batch, channels, height * width]).mean_dim(2).squeeze_dim(2);
-        let logits = match pass.head(features.clone())? {
-            Some(logits) => logits,
-            None => pass.linear(self, &rest[0], features.clone())?,
-        };
-        Ok(Outputs { states: None, features, logits: Some(logits) })
+        vision::classified(self, x, &rest[0], pass)
     }
 
     fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {
@@ -273,7 +240,7 @@ impl Model for Resnet {
 mod tests {
     use super::*;
     use crate::tiny;
-    use acclimate_core::Batch;
+    use acclimate_core::{AnyTensor, Batch};
 
     #[test]
     fn a_saved_network_is_read_back() {

@@ -240,6 +240,14 @@ mod x86 {
     use super::Packing;
     use std::arch::x86_64::*;
 
+    /// Zeros instead of subnormal numbers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn normal_512(x: __m512) -> __m512 {
+        let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
+        _mm512_maskz_mov_ps(large, x)
+    }
+
     tiles! {
         #[target_feature(enable = "avx512f,avx512dq")]
         avx512, __m512, 16,
@@ -248,10 +256,7 @@ mod x86 {
         splat |at: *const f32| _mm512_set1_ps(*at),
         fma |a, b, c| _mm512_fmadd_ps(a, b, c),
         add |a, b| _mm512_add_ps(a, b),
-        normal |x| {
-            let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
-            _mm512_maskz_mov_ps(large, x)
-        },
+        normal |x| normal_512(x),
         store |at, x| _mm512_storeu_ps(at, x)
     }
 
@@ -263,10 +268,7 @@ mod x86 {
         splat |at: *const f32| _mm512_set1_ps(*at),
         fma |a, b, c| _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)),
         add |a, b| _mm512_add_ps(a, b),
-        normal |x| {
-            let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
-            _mm512_maskz_mov_ps(large, x)
-        },
+        normal |x| normal_512(x),
         store |at, x| _mm512_storeu_ps(at, x)
     }
 
