@@ -82,23 +82,27 @@ def inputs(p):
     }
 
 
-def run(name, config, make, p=None, lr=None, before=None, layer_scale=None):
-    """One case: 50 steps of the optimiser that `make(groups)` builds.
+def run(name, settings, make, host=None, p=None, before=None, evaluate=None, log=None, compat=None):
+    """One case: 50 steps of the optimiser that `make(groups)` builds, each group's `lr` the case's times the schedule's.
 
-    `lr` is the base rate (default: the config's), `before(params, rate)` runs between the backward pass and the step,
-    `layer_scale` maps leaf to scale and makes one group per leaf.
+    `settings` are the method's own, `host` those of its host (`weight_decay`, `decoupled`, `rates`: leaf to relative rate), both
+    under acclimate's names; `null` is no limit. `before(params, rate)` runs between the backward pass and the step,
+    `evaluate(optimiser, params)` answers with the values to evaluate with, by leaf, `log(optimiser)` with numbers by name (default:
+    `d`, where the first group has one). `compat` says whose slip the case follows; it is not compared.
     """
     p = p or standard()
+    host = host or {}
     params = leaves(p)
+    rates = host.get("rates")
     groups = [{"params": list(params.values())}]
-    if layer_scale:
-        groups = [{"params": [t], "layer_scale": layer_scale[k]} for k, t in params.items()]
+    if rates:
+        groups = [{"params": [t], "layer_scale": rates[k]} for k, t in params.items()]
     optimiser = make(groups)
-    base = config["lr"] if lr is None else lr
+    log = log or (lambda o: {"d": float(o.param_groups[0]["d"])} if "d" in o.param_groups[0] else {})
     steps = []
     start = None
     for k in range(1, STEPS + 1):
-        rate = base * p.lr_multiplier[k - 1]
+        rate = settings.get("lr", 1.0) * p.lr_multiplier[k - 1]
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad()
@@ -112,7 +116,19 @@ def run(name, config, make, p=None, lr=None, before=None, layer_scale=None):
         optimiser.step()
         if k in RECORDED:
             step = {"step": k, "params": {n: tensor(t) for n, t in params.items()}}
-            if "d" in optimiser.param_groups[0]:
-                step["d"] = float(optimiser.param_groups[0]["d"])
+            if evaluate:
+                step["evaluated"] = {n: tensor(t) for n, t in evaluate(optimiser, params).items()}
+            if numbers := log(optimiser):
+                step["log"] = numbers
             steps.append(step)
-    return {"name": name, "config": config, "inputs": inputs(p), "expected": {"start": start, "steps": steps}}
+    case = {"name": name, "settings": settings, "host": host, "inputs": inputs(p)}
+    if compat:
+        case["compat"] = compat
+    return case | {"expected": {"start": start, "steps": steps}}
+
+
+def check_card(case, d10, d50):
+    """The case itself, once its d after 10 and 50 steps has been held against the catalogue's table."""
+    d = {step["step"]: step["log"]["d"] for step in case["expected"]["steps"]}
+    assert abs(d[10] / d10 - 1) < 1e-9 and abs(d[50] / d50 - 1) < 1e-9, (case["name"], d)
+    return case

@@ -12,21 +12,18 @@ from golden import header, write
 from problem import run
 
 
-def case(name, **change):
-    config = {"lr": 0.05, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decouple": False} | change
-    decay = config["weight_decay"]
+def case(name, weight_decay=0.0, decoupled=False, **change):
+    settings = {"lr": 0.05, "momentum": 0.0, "nesterov": False} | change
 
     def shrink(params, rate):
         for t in params.values():
-            t.mul_(1 - rate * decay)
+            t.mul_(1 - rate * weight_decay)
 
     def make(groups):
-        coupled = 0.0 if config["decouple"] else decay
-        return torch.optim.SGD(
-            groups, lr=config["lr"], momentum=config["momentum"], nesterov=config["nesterov"], weight_decay=coupled
-        )
+        return torch.optim.SGD(groups, **settings, weight_decay=0.0 if decoupled else weight_decay)
 
-    return run(name, config, make, before=shrink if config["decouple"] else None)
+    host = {"weight_decay": weight_decay, "decoupled": decoupled}
+    return run(name, settings, make, host, before=shrink if decoupled else None)
 
 
 cases = [
@@ -34,6 +31,6 @@ cases = [
     case("momentum", momentum=0.9),
     case("nesterov", momentum=0.9, nesterov=True),
     case("weight_decay", momentum=0.9, weight_decay=0.01),
-    case("decoupled_weight_decay", momentum=0.9, weight_decay=0.01, decouple=True),
+    case("decoupled_weight_decay", momentum=0.9, weight_decay=0.01, decoupled=True),
 ]
 write("optim/sgd", header(__file__, "torch", 0, {"f64": 1e-10, "f32": 1e-5}), cases)

@@ -1,10 +1,11 @@
 //! Recipes: a TOML file in which every key is also a flag.
 
-use acclimate_core::{Error, Result, Targets};
+use acclimate_core::{Error, Result, Role, Targets};
 use acclimate_data::Encoding;
 use acclimate_models::Base;
-use acclimate_optim::Schedule;
+use acclimate_optim::{Groups, Schedule};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// One key of a recipe.
@@ -146,8 +147,16 @@ section! {
         method: String = "dadapt_adam".to_owned(),
         /// Weight decay, at least 0.
         weight_decay: f64 = 0.0,
+        /// Whether the decay shrinks the parameters at the method's rate; otherwise it is added to the gradients.
+        decoupled: bool = true,
         /// Largest gradient norm; 0 switches clipping off.
         clip: f64 = 0.0,
+        /// Relative rates by role, 1 for those not named, 0 freezes: `output_factor = 16` is LoRA+.
+        scales: BTreeMap<Role, f64> = BTreeMap::new(),
+        /// Names of frozen tensors of the patch, or the ends of names after a dot; `*` stands for any characters.
+        frozen: Vec<String> = vec![],
+        /// Which tensors share what a method finds for itself, such as d: all (`shared`), or those of one role (`role`).
+        groups: Groups = Groups::Shared,
     } settings
 }
 

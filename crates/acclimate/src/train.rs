@@ -7,7 +7,7 @@ use acclimate_core::{
     AnyOptimiser, AnyTensor, Error, Model, Normaliser, Params, Pass, Patch, RecordReader, RecordWriter, Result,
 };
 use acclimate_data::split;
-use acclimate_optim::{Accumulator, CollapseWatch, Host, HostSettings, Verdict};
+use acclimate_optim::{Accumulator, CollapseWatch, Host, HostSettings, Objective, Verdict};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -198,10 +198,14 @@ impl Trainer<'_> {
     }
 
     fn settings(&self) -> HostSettings {
+        let optim = &self.recipe.optim;
         HostSettings {
-            weight_decay: self.recipe.optim.weight_decay,
-            clip: self.recipe.optim.clip,
-            ..HostSettings::default()
+            weight_decay: optim.weight_decay,
+            decoupled: optim.decoupled,
+            clip: optim.clip,
+            scales: optim.scales.clone(),
+            frozen: optim.frozen.clone(),
+            groups: optim.groups,
         }
     }
 
@@ -249,15 +253,17 @@ impl Trainer<'_> {
         let multiplier = self.recipe.schedule.at(step, total, self.recipe.warmup);
         let mut finite = loss.is_finite() && gradients.is_finite();
         if finite {
-            match run.host.step(self.optimiser, &run.patch.params, &gradients, multiplier, loss) {
+            // The same rows under the same dropout.
+            let again = |params: &Params| self.gradients(&run.patch.with_params(params.clone()), batch, step);
+            let objective = Objective { loss, again: Some(&again) };
+            match run.host.step(self.optimiser, &run.patch.params, &gradients, multiplier, objective) {
                 Ok(params) => run.patch.params = params,
                 // Parameters and the count of steps are as before; the watch is told below.
                 Err(Error::Numeric { .. }) => finite = false,
                 Err(other) => return Err(other),
             }
         }
-        let log: Vec<(String, f64)> =
-            run.host.report(self.optimiser).into_iter().map(|(name, x)| (name.to_owned(), x)).collect();
+        let log = run.host.report(self.optimiser);
         let rate = log.first().map(|(_, x)| *x);
         run.place.history.steps.push(StepLine { step, loss, multiplier, log });
         run.place.step = step;

@@ -83,6 +83,7 @@ fn argument(flag: &Flag) -> Arg {
     let shown = match &flag.default {
         Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::Array(items)) if items.is_empty() => None,
+        Some(Value::Table(items)) if items.is_empty() => None,
         Some(Value::String(text)) => Some(text.clone()),
         Some(other) => Some(other.to_string()),
         None => None,

@@ -5,7 +5,7 @@ use acclimate_core::{
     AnyOptimiser, AnyState, AnyTensor, Card, Edit, Entry, Need, Optimiser, Params, Promise, RecordReader, Result, Rng,
     Role, read_safetensors, write_safetensors,
 };
-use acclimate_optim::{Accumulator, Host, HostSettings, Schedule};
+use acclimate_optim::{Accumulator, Host, HostSettings, Objective, Schedule};
 use burn::tensor::{DType, Device};
 use libtest_mimic::Trial;
 use std::sync::Arc;
@@ -102,6 +102,10 @@ pub const CHECKS: &[Check<OptimSubject>] = &[
     Check { name: "unknown_key_is_refused", applies: always, run: unknown_key_is_refused },
     Check { name: "bad_value_is_refused", applies: always, run: bad_value_is_refused },
     Check { name: "stays_finite", applies: always, run: stays_finite },
+    Check { name: "state_has_the_declared_size", applies: always, run: state_has_the_declared_size },
+    Check { name: "the_gradient_at_fault_is_named", applies: always, run: the_gradient_at_fault_is_named },
+    Check { name: "a_million_parameters_and_one_take_a_step", applies: always, run: any_number_of_parameters },
+    Check { name: "rows_without_gradients_stay_finite", applies: always, run: rows_without_gradients_stay_finite },
     Check { name: "slots_are_like_the_parameters", applies: always, run: slots_are_like_the_parameters },
     Check { name: "goes_on_after_a_change_of_rank", applies: always, run: goes_on_after_a_change_of_rank },
     Check { name: "restart_is_more_careful", applies: always, run: restart_is_more_careful },
@@ -213,16 +217,29 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, gradient: &Params, multiplier: f64, loss: f64) -> Result<(), String> {
-        self.x = self.host.step(self.optimiser, &self.x, gradient, multiplier, loss).map_err(why)?;
+        // Elsewhere the gradient is the same.
+        let again = |_: &Params| Ok((loss, gradient.clone()));
+        let objective = Objective { loss, again: Some(&again) };
+        self.x = self.host.step(self.optimiser, &self.x, gradient, multiplier, objective).map_err(why)?;
+        Ok(())
+    }
+
+    /// A step on a problem.
+    fn advance(&mut self, problem: &Problem, multiplier: f64) -> Result<(), String> {
+        let evaluate = |x: &Params| {
+            let (loss, gradient) = (problem.gradient)(&flat(x));
+            Ok((loss, like(x, &gradient)))
+        };
+        let (loss, gradient) = evaluate(&self.x).map_err(why)?;
+        let objective = Objective { loss, again: Some(&evaluate) };
+        self.x = self.host.step(self.optimiser, &self.x, &gradient, multiplier, objective).map_err(why)?;
         Ok(())
     }
 
     /// Steps on a problem with multiplier one; the parameters at the end.
     fn steps(mut self, problem: &Problem, steps: usize) -> Result<Params, String> {
         for _ in 0..steps {
-            let (loss, gradient) = (problem.gradient)(&flat(&self.x));
-            let gradient = like(&self.x, &gradient);
-            self.step(&gradient, 1.0, loss)?;
+            self.advance(problem, 1.0)?;
         }
         Ok(self.x)
     }
@@ -247,9 +264,7 @@ fn descends(optimiser: &dyn AnyOptimiser, problem: &Problem, share: f64) -> Resu
     let mut run = Run::new(optimiser, HostSettings::default(), &problem.start)?;
     let first = (problem.gradient)(&flat(&problem.start)).0;
     for step in 1..=STEPS {
-        let (loss, gradient) = (problem.gradient)(&flat(&run.x));
-        let gradient = like(&run.x, &gradient);
-        run.step(&gradient, Schedule::Cosine.at(step, STEPS, 0.0), loss)?;
+        run.advance(problem, Schedule::Cosine.at(step, STEPS, 0.0))?;
     }
     let last = (problem.gradient)(&flat(&run.host.evaluate(optimiser, &run.x))).0;
     ensure(last < share * first, || format!("the loss went from {first:.3e} to {last:.3e}, not below {share} of it"))
@@ -357,11 +372,7 @@ fn resumed_equals_uninterrupted(subject: &OptimSubject) -> Result<(), String> {
     patch.params = problem.start.cast(DType::F32);
     let host = |patch: &acclimate_core::Patch| Host::new(optimiser.as_ref(), HostSettings::default(), patch);
     let mut run = Run { optimiser: optimiser.as_ref(), host: host(&patch).map_err(why)?, x: patch.params.clone() };
-    let advance = |run: &mut Run<'_>| {
-        let (loss, gradient) = (problem.gradient)(&flat(&run.x));
-        let gradient = like(&run.x, &gradient);
-        run.step(&gradient, 1.0, loss)
-    };
+    let advance = |run: &mut Run<'_>| run.advance(&problem, 1.0);
     for _ in 0..7 {
         advance(&mut run)?;
     }
@@ -442,6 +453,59 @@ fn stays_finite(subject: &OptimSubject) -> Result<(), String> {
     Ok(())
 }
 
+/// What a state keeps of tensors after a step is what the method says.
+fn state_has_the_declared_size(subject: &OptimSubject) -> Result<(), String> {
+    let (optimiser, problem) = (subject.optimiser()?, mixed_ranks());
+    let mut run = Run::new(optimiser.as_ref(), HostSettings::default(), &problem.start)?;
+    run.advance(&problem, 1.0)?;
+    let declared: usize = problem.start.iter().map(|(_, x)| optimiser.size_of_state(&x.shape())).sum();
+    let kept = run.host.save().tensors.count();
+    ensure(kept == declared, || format!("{kept} numbers are kept, {declared} are declared"))
+}
+
+fn the_gradient_at_fault_is_named(subject: &OptimSubject) -> Result<(), String> {
+    let (optimiser, problem) = (subject.optimiser()?, mixed_ranks());
+    let mut run = Run::new(optimiser.as_ref(), HostSettings::default(), &problem.start)?;
+    run.advance(&problem, 1.0)?;
+    let before = run.x.fingerprint();
+    for broken in [f64::NAN, f64::INFINITY] {
+        let mut gradient = like(&run.x, &[1.0; 18]);
+        gradient.insert("scale", AnyTensor::from_f64s(vec![broken], &[1], DType::F64, &Device::flex()));
+        let Err(text) = run.step(&gradient, 1.0, 1.0) else { return Err(format!("{broken} was taken")) };
+        ensure(text.contains("`scale`"), || format!("`{text}` does not name `scale`"))?;
+    }
+    run.advance(&problem, 1.0)?;
+    ensure(run.x.fingerprint() != before, || "the run did not go on".to_owned())
+}
+
+fn any_number_of_parameters(subject: &OptimSubject) -> Result<(), String> {
+    let optimiser = subject.optimiser()?;
+    for shape in [[1, 1], [1000, 1000]] {
+        let x = leaves(&[("x", &shape)], &vec![1.0; shape[0] * shape[1]]).cast(DType::F32);
+        let mut run = Run::new(optimiser.as_ref(), HostSettings::default(), &x)?;
+        for _ in 0..2 {
+            let gradient = run.x.clone();
+            run.step(&gradient, 1.0, 1.0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Like the rows of an embedding that no text of a batch names: another row has a gradient at each step.
+fn rows_without_gradients_stay_finite(subject: &OptimSubject) -> Result<(), String> {
+    let optimiser = subject.optimiser()?;
+    let start = leaves(&[("table", &[4, 3])], &[1.0; 12]);
+    let mut run = Run::new(optimiser.as_ref(), HostSettings::default(), &start)?;
+    for step in 0..40 {
+        // The last row is never named.
+        let gradient: Vec<f64> = (0..12).map(|i| if i / 3 == step % 3 { 0.5 + i as f64 } else { 0.0 }).collect();
+        run.step(&like(&start, &gradient), 1.0, 1.0)?;
+    }
+    let x = flat(&run.x);
+    ensure(x[9..] == [1.0; 3], || format!("the row without gradients moved to {:?}", &x[9..]))?;
+    ensure(x[..9].iter().all(|x| *x != 1.0), || format!("a row with gradients stayed: {x:?}"))
+}
+
 fn slots_are_like_the_parameters(subject: &OptimSubject) -> Result<(), String> {
     let start = mixed_ranks().start;
     let mut state = subject.optimiser()?.start(&start).map_err(why)?;
@@ -458,27 +522,24 @@ fn goes_on_after_a_change_of_rank(subject: &OptimSubject) -> Result<(), String> 
     let problem = mixed_ranks();
     let mut run = Run::new(optimiser.as_ref(), HostSettings::default(), &problem.start)?;
     for _ in 0..5 {
-        let (loss, gradient) = (problem.gradient)(&flat(&run.x));
-        let gradient = like(&run.x, &gradient);
-        run.step(&gradient, 1.0, loss)?;
+        run.advance(&problem, 1.0)?;
     }
-    let weights = |state: &mut dyn AnyState| -> Vec<Vec<f64>> {
-        state.slots().into_iter().filter_map(|slot| slot.any("weight").map(AnyTensor::to_f64s)).collect()
+    let weights = |host: &mut Host| -> Vec<Vec<f64>> {
+        let slots = host.states_mut().flat_map(AnyState::slots);
+        slots.filter_map(|slot| slot.any("weight").map(AnyTensor::to_f64s)).collect()
     };
-    let before = weights(run.host.state_mut());
+    let before = weights(&mut run.host);
     let add = AnyTensor::from_f64s(vec![1.0; 4], &[2, 2], DType::F64, &Device::flex());
     let edit = Edit { param: "weight".to_owned(), axis: 0, keep: vec![1, 2], add: Some(add) };
-    edit.apply_to_state(run.host.state_mut()).map_err(why)?;
-    let after = weights(run.host.state_mut());
+    run.host.edit(&edit).map_err(why)?;
+    let after = weights(&mut run.host);
     let kept = before.iter().zip(&after).all(|(old, new)| new[..4] == old[2..] && new[4..] == [0.0; 4]);
     ensure(kept && before.len() == after.len(), || format!("state {before:?} became {after:?}"))?;
     let Some(weight) = run.x.any("weight") else { return Err("`weight` is missing".to_owned()) };
     let weight = edit.apply(weight, false).map_err(why)?;
     run.x.insert("weight", weight);
     for _ in 0..5 {
-        let (loss, gradient) = (problem.gradient)(&flat(&run.x));
-        let gradient = like(&run.x, &gradient);
-        run.step(&gradient, 1.0, loss)?;
+        run.advance(&problem, 1.0)?;
     }
     Ok(())
 }
@@ -491,9 +552,7 @@ fn restart_is_more_careful(subject: &OptimSubject) -> Result<(), String> {
     let mut run = Run::new(optimiser.as_ref(), HostSettings::default(), &problem.start)?;
     let advance = |run: &mut Run<'_>| -> Result<Option<f64>, String> {
         for _ in 0..150 {
-            let (loss, gradient) = (problem.gradient)(&flat(&run.x));
-            let gradient = like(&run.x, &gradient);
-            run.step(&gradient, 1.0, loss)?;
+            run.advance(&problem, 1.0)?;
         }
         Ok(run.host.report(run.optimiser).first().map(|(_, rate)| *rate))
     };

@@ -11,6 +11,8 @@ pub enum Need {
     Gradients,
     /// The loss value at each step.
     Loss,
+    /// The loss and gradients of a step's batch at other parameters.
+    Again,
     /// The frozen weight as a dense matrix in its forward pass (refused on quantised bases).
     Dense,
     /// Norm sites with running statistics.

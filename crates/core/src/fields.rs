@@ -121,6 +121,14 @@ impl RecordWriter {
         let text: Vec<String> = values.iter().map(|x| format!("{:016x}", x.to_bits())).collect();
         self.numbers.insert(field.to_owned(), text.join(" "));
     }
+
+    /// Adds all of another record under names that begin with `prefix`.
+    pub fn join(&mut self, prefix: &str, other: Self) {
+        for (name, tensor) in other.tensors.iter() {
+            self.tensors.insert(format!("{prefix}{name}"), tensor.clone());
+        }
+        self.numbers.extend(other.numbers.into_iter().map(|(name, number)| (format!("{prefix}{name}"), number)));
+    }
 }
 
 /// Gives back what a [`RecordWriter`] took.
@@ -139,6 +147,19 @@ impl From<RecordWriter> for RecordReader {
 }
 
 impl RecordReader {
+    /// The part that [`RecordWriter::join`] added under `prefix`.
+    pub fn part(&self, prefix: &str) -> Self {
+        let mut tensors = Params::default();
+        for (name, tensor) in self.tensors.iter() {
+            if let Some(name) = name.strip_prefix(prefix) {
+                tensors.insert(name, tensor.clone());
+            }
+        }
+        let numbers =
+            self.numbers.iter().filter_map(|(name, x)| Some((name.strip_prefix(prefix)?.to_owned(), x.clone())));
+        Self { tensors, numbers: numbers.collect() }
+    }
+
     fn text(&self, field: &str) -> Result<&str> {
         let found = self.numbers.get(field).map(String::as_str);
         found.ok_or_else(|| Error::unknown("state field", field, self.numbers.keys().map(String::as_str)))

@@ -4,8 +4,11 @@ use crate::{AnyTensor, Error, Method, Params, Record, RecordReader, RecordWriter
 use burn::tensor::{Int, Tensor, TensorData};
 use std::any::Any;
 
+/// The loss and the gradients of a step's batch at other parameters.
+pub type Evaluate<'a> = dyn Fn(&Params) -> Result<(f64, Params)> + 'a;
+
 /// What an optimiser is told at a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct At<'a> {
     /// The parameters before the step.
     pub params: &'a Params,
@@ -20,6 +23,23 @@ pub struct At<'a> {
     pub loss: f64,
     /// The step, counted from one.
     pub step: u64,
+    /// The same batch at other parameters, for methods that need it. Gradients come as those of the step did: clipped by the same factor,
+    /// of the decayed loss where the decay is coupled.
+    pub again: Option<&'a Evaluate<'a>>,
+}
+
+impl std::fmt::Debug for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { lr, scales, roles, loss, step, again, .. } = self;
+        f.debug_struct("At")
+            .field("lr", lr)
+            .field("scales", scales)
+            .field("roles", roles)
+            .field("loss", loss)
+            .field("step", step)
+            .field("again", &again.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What an optimiser answers.
@@ -49,6 +69,9 @@ pub trait Optimiser: Method {
     /// # Errors
     /// When numbers are not finite or shapes do not fit.
     fn update(&self, grads: &Params, state: &mut Self::State, at: &At<'_>) -> Result<Step>;
+
+    /// How many numbers the state keeps for a tensor of this shape.
+    fn state_size(&self, shape: &[usize]) -> usize;
 
     /// Whether [`Optimiser::update`] writes over the tensors of its state. The host keeps no copy then, and the state of a step that led
     /// to numbers that are not finite stays as that step left it.
@@ -126,6 +149,8 @@ pub trait AnyOptimiser: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The method's own.
     fn step(&self, grads: &Params, state: &mut dyn AnyState, at: &At<'_>) -> Result<Step>;
+    /// See [`Optimiser::state_size`].
+    fn size_of_state(&self, shape: &[usize]) -> usize;
     /// See [`Optimiser::in_place`].
     fn writes_in_place(&self) -> bool;
     /// See [`Optimiser::eval`].
@@ -158,6 +183,9 @@ impl<O: Optimiser> AnyOptimiser for O {
     }
     fn step(&self, grads: &Params, state: &mut dyn AnyState, at: &At<'_>) -> Result<Step> {
         self.update(grads, state.as_any_mut().downcast_mut().expect(OWN), at)
+    }
+    fn size_of_state(&self, shape: &[usize]) -> usize {
+        self.state_size(shape)
     }
     fn writes_in_place(&self) -> bool {
         self.in_place()

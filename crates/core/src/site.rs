@@ -118,6 +118,24 @@ pub enum Role {
     Other,
 }
 
+impl Role {
+    /// Its name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InputFactor => "input_factor",
+            Self::OutputFactor => "output_factor",
+            Self::Core => "core",
+            Self::Magnitude => "magnitude",
+            Self::Gate => "gate",
+            Self::Norm => "norm",
+            Self::Bias => "bias",
+            Self::Head => "head",
+            Self::Weight => "weight",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Which sites a part of a patch goes to.
 ///
 /// In a recipe: a word (`"linear"`, `"norm"`, `"all"`, …) or a list of names. A name matches a site that equals it or ends

@@ -105,6 +105,10 @@ impl Optimiser for Adamw {
         Ok(Step { movement, decay_rates: rates })
     }
 
+    fn state_size(&self, shape: &[usize]) -> usize {
+        2 * shape.iter().product::<usize>()
+    }
+
     fn in_place(&self) -> bool {
         true
     }

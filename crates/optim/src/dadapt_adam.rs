@@ -157,6 +157,10 @@ impl Optimiser for DadaptAdam {
         Ok(Step { movement, decay_rates: vec![rate; grads.len()] })
     }
 
+    fn state_size(&self, shape: &[usize]) -> usize {
+        3 * shape.iter().product::<usize>()
+    }
+
     fn in_place(&self) -> bool {
         true
     }

@@ -147,6 +147,10 @@ impl Optimiser for DadaptSgd {
         Ok(Step { movement, decay_rates })
     }
 
+    fn state_size(&self, shape: &[usize]) -> usize {
+        2 * shape.iter().product::<usize>()
+    }
+
     fn log(&self, state: &DadaptSgdState) -> Vec<(&'static str, f64)> {
         vec![("d", state.d), ("d_hat", state.d_hat)]
     }

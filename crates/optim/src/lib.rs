@@ -15,7 +15,7 @@ mod sgd;
 
 pub use accumulate::Accumulator;
 pub use collapse::{CollapseWatch, Verdict};
-pub use host::{Host, HostSettings};
+pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 
 use acclimate_core::{AnyOptimiser, Error, Params, Result};

@@ -90,4 +90,8 @@ impl Optimiser for Sgd {
         }
         Ok(Step { movement, decay_rates: rates })
     }
+
+    fn state_size(&self, shape: &[usize]) -> usize {
+        shape.iter().product()
+    }
 }
