@@ -36,11 +36,40 @@ struct Problem {
     groups: usize,
     width: usize,
     q: FlexTensor,
-    k: FlexTensor,
-    v: FlexTensor,
+    k: Rows,
+    v: Rows,
     sight: Sight,
     /// Blocks of queries of each row of the batch.
     blocks: Vec<Vec<Block>>,
+}
+
+/// Keys or values of each row of the batch, each key's numbers together and one key after another.
+struct Rows {
+    tensor: FlexTensor,
+    /// Where the first row begins, and how far it is to the next: rows may be cut from longer ones.
+    first: usize,
+    stride: usize,
+}
+
+impl Rows {
+    fn new(tensor: &FlexTensor) -> Self {
+        let layout = tensor.layout();
+        let apart = |tensor: FlexTensor| {
+            let [_, keys, features] = dims(&tensor);
+            Self { tensor, first: 0, stride: keys * features }
+        };
+        match layout.strides() {
+            &[row, key, 1] if row >= 0 && key == layout.shape()[2] as isize => {
+                Self { tensor: tensor.clone(), first: layout.start_offset(), stride: row as usize }
+            }
+            _ => apart(tensor.to_contiguous()),
+        }
+    }
+
+    /// The numbers of a row of the batch from its `at`th on.
+    fn of(&self, row: usize, at: usize) -> &[f32] {
+        &self.tensor.storage::<f32>()[self.first + row * self.stride + at..]
+    }
 }
 
 /// Queries handled at a time, and the keys that any of them sees.
@@ -54,12 +83,12 @@ struct Block {
 
 impl Problem {
     fn new(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Sight, heads: usize) -> Self {
-        let [q, k, v] = [q, k, v].map(FlexTensor::to_contiguous);
+        let (q, k, v) = (q.to_contiguous(), Rows::new(k), Rows::new(v));
         let sight = match sight {
             Sight::Mask(mask) => Sight::Mask(mask.to_contiguous()),
             Sight::Runs(runs) => Sight::Runs(runs.clone()),
         };
-        let ([batch, queries, features], [_, keys, key_features]) = (dims(&q), dims(&k));
+        let ([batch, queries, features], [_, keys, key_features]) = (dims(&q), dims(&k.tensor));
         let width = features / heads;
         let groups = key_features.checked_div(width).unwrap_or(heads);
         let most = (SCORES / keys.max(1)).max(16).min(queries);
@@ -86,8 +115,12 @@ impl Problem {
     /// Where a head of a row starts among the queries, and its group among the keys.
     fn starts(&self, row: usize, head: usize) -> [usize; 2] {
         let [queries, keys] = self.strides();
-        let group = head / (self.heads / self.groups);
-        [row * self.queries * queries + head * self.width, row * self.keys * keys + group * self.width]
+        [row * self.queries * queries + head * self.width, row * self.keys * keys + self.group(head)]
+    }
+
+    /// Where a head's group starts among the numbers of a key.
+    fn group(&self, head: usize) -> usize {
+        head / (self.heads / self.groups) * self.width
     }
 
     /// Room for the scores of the largest block.
@@ -102,9 +135,9 @@ impl Problem {
 
     /// The weights of a block's queries, `[count, keys]`.
     fn weights(&self, row: usize, head: usize, block: Block, out: &mut [f32]) {
-        let ([query_stride, key_stride], [query_start, key_start]) = (self.strides(), self.starts(row, head));
+        let ([query_stride, key_stride], [query_start, _]) = (self.strides(), self.starts(row, head));
         let q = &self.q.storage::<f32>()[query_start + block.first * query_stride..];
-        let k = &self.k.storage::<f32>()[key_start + block.key * key_stride..];
+        let k = self.k.of(row, block.key * key_stride + self.group(head));
         let sizes = [block.count, block.keys, self.width];
         product(self.level, sizes, self.scale(), (q, [query_stride, 1]), (k, [1, key_stride]), (out, [block.keys, 1]));
         match &self.sight {
@@ -158,7 +191,7 @@ pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Si
         || problem.scratch(),
         |weights, task| {
             let (row, head) = (task / heads, task % heads);
-            let [query_start, key_start] = problem.starts(row, head);
+            let [query_start, _] = problem.starts(row, head);
             for &block in &problem.blocks[row] {
                 let (at, Block { count, keys, .. }) = (query_start + block.first * query_stride, block);
                 if keys == 0 {
@@ -168,7 +201,7 @@ pub(crate) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, sight: &Si
                 }
                 let weights = &mut weights[..count * keys];
                 problem.weights(row, head, block, weights);
-                let v = &problem.v.storage::<f32>()[key_start + block.key * key_stride..];
+                let v = problem.v.of(row, block.key * key_stride + problem.group(head));
                 // SAFETY: as above.
                 unsafe {
                     let to = (shared.at(at), [query_stride, 1]);
@@ -198,7 +231,7 @@ pub(crate) fn backward(
     needed: [bool; 3],
 ) -> [Option<FlexTensor>; 3] {
     let problem = Problem::new(q, k, v, sight, heads);
-    let shapes: [Shape; 3] = [&problem.q, &problem.k, &problem.v].map(|x| x.layout().shape().clone());
+    let shapes: [Shape; 3] = [&problem.q, &problem.k.tensor, &problem.v.tensor].map(|x| x.layout().shape().clone());
     if problem.is_empty() {
         let mut needed = needed.into_iter();
         return shapes.map(|shape| needed.next()?.then(|| FlexTensor::zeros(shape, DType::F32)));
@@ -252,12 +285,11 @@ pub(crate) fn backward(
                 if dq.is_none() && dk.is_none() {
                     continue;
                 }
-                let v = &problem.v.storage::<f32>()[from..];
+                let [k, v] = [&problem.k, &problem.v].map(|x| x.of(row, block.key * key_stride + problem.group(head)));
                 let sizes = [count, keys, width];
                 product(problem.level, sizes, 1.0, (gradient, query_row), (v, [1, key_stride]), (slopes, [keys, 1]));
                 softmax_rows_backward(problem.level, weights, slopes, keys);
                 if let Some(dq) = dq {
-                    let k = &problem.k.storage::<f32>()[from..];
                     // SAFETY: as above; each block writes other queries.
                     unsafe {
                         let to = (dq.at(start), query_row);

@@ -59,8 +59,8 @@ impl Packed {
         Ok(Self { format, dims, bytes, device: device.clone(), rounds: false })
     }
 
-    /// A matrix rounded to bf16. Where the processor multiplies bf16 numbers, products round the other side to bf16 too and add up in
-    /// f32, as autocast does: twice as fast as f32, with some three digits. Elsewhere only the matrix is rounded.
+    /// A matrix rounded to bf16. Products round the other side to bf16 too and add up in f32, as autocast does, with some three digits: twice
+    /// as fast as f32 where the processor multiplies bf16 numbers, and the same results elsewhere.
     ///
     /// # Errors
     /// If a size is zero or the matrix is not f32.

@@ -12,7 +12,7 @@ use crate::memory::Shared;
 use crate::packed::Packed;
 use crate::simd::Level;
 pub(crate) use pack::to_bf16;
-use pack::{pack, round};
+use pack::{pack, pairs, rounded};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -57,12 +57,17 @@ pub(crate) struct Term<'a> {
 }
 
 impl<'a> Term<'a> {
-    /// The matrix whose bf16 numbers are multiplied as they are, with the left side rounded to bf16.
-    fn bf16(&self, level: Level) -> Option<&'a Packed> {
+    /// The bf16 matrix that the left side is rounded to bf16 for.
+    fn rounds(&self) -> Option<&'a Packed> {
         match self.right {
-            Right::Packed(matrix) | Right::PackedTurned(matrix) if matrix.rounds() && level.has_bf16() => Some(matrix),
+            Right::Packed(matrix) | Right::PackedTurned(matrix) if matrix.rounds() => Some(matrix),
             _ => None,
         }
+    }
+
+    /// The matrix whose bf16 numbers are multiplied as they are.
+    fn bf16(&self, level: Level) -> Option<&'a Packed> {
+        self.rounds().filter(|_| level.has_bf16())
     }
 
     /// Panics where a side is too short for such a result, which must have numbers.
@@ -125,11 +130,24 @@ pub(crate) fn multiply(
     if empty {
         return;
     }
+    // Results are those of bf16 products where the processor has none.
+    let copies: Vec<Option<Vec<f32>>> = terms
+        .iter()
+        .map(|term| (term.rounds().is_some() && !level.has_bf16()).then(|| rounded(level, term, rows)))
+        .collect();
+    let terms: Vec<Term<'_>> = terms
+        .iter()
+        .zip(&copies)
+        .map(|(&term, copy)| match copy {
+            Some(numbers) => Term { left: Left { numbers, strides: [term.inner, 1] }, ..term },
+            None => term,
+        })
+        .collect();
     let width = width(level, columns);
     // All terms are packed for some columns, and some of their rows where that is too much.
     let inner: usize = terms.iter().filter(|term| !term.lies(rows, columns, width)).map(|term| term.inner).sum();
-    let rounded: Vec<Vec<u32>> =
-        terms.iter().map(|term| term.bf16(level).map_or(vec![], |_| round(level, term, rows))).collect();
+    let pairs: Vec<Vec<u32>> =
+        terms.iter().map(|term| term.bf16(level).map_or(vec![], |_| pairs(level, term, rows))).collect();
     let unit = terms.iter().map(|term| term.right.block()).fold(width, usize::max);
     let steps = terms.iter().map(|term| term.inner.div_ceil(INNER)).max().unwrap_or(0).max(1);
     let deep = inner.div_ceil(steps).max(1);
@@ -145,11 +163,11 @@ pub(crate) fn multiply(
                 unit,
                 parts: terms
                     .iter()
-                    .zip(&rounded)
-                    .map(|(term, rounded)| Part {
+                    .zip(&pairs)
+                    .map(|(term, pairs)| Part {
                         term,
                         inner: (step * INNER).min(term.inner)..((step + 1) * INNER).min(term.inner),
-                        rounded,
+                        pairs,
                         lies: term.lies(rows, columns, width),
                         bf16: term.bf16(level),
                     })
@@ -180,7 +198,7 @@ pub(crate) unsafe fn multiply_here(
         panel.resize(panel.len().max(inner * width), 0.0);
         for from in (0..columns).step_by(width) {
             let count = width.min(columns - from);
-            let part = Part { term, inner: 0..inner, lies: false, bf16: None, rounded: &[] };
+            let part = Part { term, inner: 0..inner, lies: false, bf16: None, pairs: &[] };
             let room = &mut panel[..inner * width];
             // SAFETY: numbers are as good as room for numbers, and `pack` writes nothing else.
             let room = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) };
@@ -208,7 +226,7 @@ struct Part<'a> {
     /// See [`Term::bf16`].
     bf16: Option<&'a Packed>,
     /// The left side as pairs of bf16 numbers, row after row, where they are multiplied.
-    rounded: &'a [u32],
+    pairs: &'a [u32],
 }
 
 impl Part<'_> {
@@ -227,7 +245,7 @@ impl Part<'_> {
         let [down, along] = term.left.strides;
         if self.bf16.is_some() {
             let stride = term.inner.div_ceil(2);
-            let left = self.rounded[(row * stride + self.inner.start / 2).min(self.rounded.len())..].as_ptr().cast();
+            let left = self.pairs[(row * stride + self.inner.start / 2).min(self.pairs.len())..].as_ptr().cast();
             return Packing {
                 left,
                 strides: [stride, 1],
@@ -429,7 +447,7 @@ mod tests {
         }
     }
 
-    /// The products of what both sides are rounded to, added up in f32; where a processor has none, the left side stays as it is.
+    /// The products of what both sides are rounded to, added up in f32, at every level.
     #[test]
     fn bf16_products_are_those_of_the_rounded_numbers() {
         let round = |x: f32| f64::from(f32::from_bits(to_bf16(x) << 16));
@@ -450,8 +468,7 @@ mod tests {
                         let (row, column) = (at / columns, at % columns);
                         let [mut sum, mut size] = [0.0; 2];
                         for i in 0..inner {
-                            let x = x[row * inner + i];
-                            let x = if level.has_bf16() { round(x) } else { f64::from(x) };
+                            let x = round(x[row * inner + i]);
                             let w = round(if turned { w[column * inner + i] } else { w[i * columns + column] });
                             sum += x * w;
                             size += (x * w).abs();

@@ -40,12 +40,12 @@ impl Sampling {
 
     /// The next word after scores of all words.
     fn choose(&self, scores: &[f64], mut rng: Rng) -> u32 {
-        let mut order: Vec<usize> = (0..scores.len()).collect();
         // At a tie the first word, as everywhere else.
         let falling = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
         if self.temperature == 0.0 {
-            return order.into_iter().min_by(falling).unwrap_or(0) as u32;
+            return (0..scores.len()).min_by(falling).unwrap_or(0) as u32;
         }
+        let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(falling);
         let most = scores[order[0]];
         let shares: Vec<f64> = order.iter().map(|&word| ((scores[word] - most) / self.temperature).exp()).collect();

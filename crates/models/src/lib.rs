@@ -74,8 +74,8 @@ pub enum Base {
     Packed,
     /// Four bytes a number.
     Dense,
-    /// Those of linear sites rounded to bf16, two bytes a number; products round states to bf16 too and add up in f32 where the processor
-    /// can. Half the memory of dense and the faster step, for some three digits.
+    /// Those of linear sites rounded to bf16, two bytes a number; products round states to bf16 too and add up in f32. Half the memory of
+    /// dense and, on processors that multiply bf16, the faster step, for some three digits.
     Bf16,
 }
 

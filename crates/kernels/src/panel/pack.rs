@@ -13,18 +13,27 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The left side rounded to pairs of bf16 numbers, each row filled up to whole pairs.
-pub(super) fn round(level: Level, term: &Term<'_>, rows: usize) -> Vec<u32> {
+/// The left side as pairs of bf16 numbers, each row filled up to whole pairs.
+pub(super) fn pairs(level: Level, term: &Term<'_>, rows: usize) -> Vec<u32> {
+    let mut pairs = vec![0; rows * term.inner.div_ceil(2)];
+    by_row(term, &mut pairs, term.inner.div_ceil(2), |row, out| pair_row(level, row, out));
+    pairs
+}
+
+/// The left side rounded to bf16, row after row.
+pub(super) fn rounded(level: Level, term: &Term<'_>, rows: usize) -> Vec<f32> {
+    let mut rounded = vec![0.0; rows * term.inner];
+    by_row(term, &mut rounded, term.inner, |row, out| round_row(level, row, out));
+    rounded
+}
+
+/// Each row of the left side with its place of `stride` numbers in a copy.
+fn by_row<T: Send>(term: &Term<'_>, copy: &mut [T], stride: usize, make: impl Fn(&[f32], &mut [T]) + Sync) {
     let (Left { numbers, strides: [down, along] }, inner) = (term.left, term.inner);
     assert_eq!(along, 1, "what is rounded lies row by row");
-    let stride = inner.div_ceil(2);
-    let mut rounded = vec![0; rows * stride];
     if stride > 0 {
-        rounded.par_chunks_mut(stride).enumerate().for_each(|(row, out)| {
-            round_row(level, &numbers[row * down..][..inner], out);
-        });
+        copy.par_chunks_mut(stride).enumerate().for_each(|(row, out)| make(&numbers[row * down..][..inner], out));
     }
-    rounded
 }
 
 /// Writes some columns of a term's right side as panels `[deep, width]`, with zeros beyond the columns. The parts of all terms that
@@ -140,7 +149,11 @@ vectorised! {
 }
 vectorised! {
     /// Rounds a row to bf16, in pairs; the last pair may lack its other number.
-    fn round_row(numbers: &[f32], out: &mut [u32]) = round_row_body
+    fn pair_row(numbers: &[f32], out: &mut [u32]) = pair_row_body
+}
+vectorised! {
+    /// Rounds a row to bf16.
+    fn round_row(numbers: &[f32], out: &mut [f32]) = round_row_body
 }
 
 #[inline(always)]
@@ -163,7 +176,14 @@ fn joined([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
 }
 
 #[inline(always)]
-fn round_row_body<const FMA: bool>(numbers: &[f32], out: &mut [u32]) {
+fn round_row_body<const FMA: bool>(numbers: &[f32], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(numbers) {
+        *out = f32::from_bits(to_bf16(*x) << 16);
+    }
+}
+
+#[inline(always)]
+fn pair_row_body<const FMA: bool>(numbers: &[f32], out: &mut [u32]) {
     let (whole, rest) = numbers.as_chunks::<2>();
     for (out, [low, high]) in out.iter_mut().zip(whole) {
         *out = to_bf16(*low) | to_bf16(*high) << 16;
