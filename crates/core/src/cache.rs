@@ -100,7 +100,7 @@ mod tests {
                 assert_eq!(keys.into_data(), all.clone().into_data());
                 assert_eq!(values.into_data(), (all + 0.5).into_data());
             }
-            assert_eq!(cache.length(), expected[0].iter().map(|k| k.dims()[1]).sum());
+            assert_eq!(cache.length(), expected[0].iter().map(|k| k.dims()[1]).sum::<usize>());
         }
     }
 }
