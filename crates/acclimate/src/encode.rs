@@ -114,6 +114,23 @@ impl Encoded {
         Self { rows: Rows::Images { shape, values }, truncated: 0 }
     }
 
+    /// Rows of numbers with each column at mean 0 and standard deviation 1 over some of the rows; other rows as they are.
+    pub fn standardised(&self, over: &[usize]) -> Self {
+        let Rows::Features { width, values } = &self.rows else { return self.clone() };
+        let (width, mut values, n) = (*width, values.clone(), over.len().max(1) as f64);
+        for column in 0..width {
+            let told = || over.iter().map(|&row| f64::from(values[row * width + column]));
+            let mean = told().sum::<f64>() / n;
+            let deviation = (told().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
+            // A column that is the same everywhere tells nothing: it is moved alone.
+            let scale = if deviation > 0.0 { 1.0 / deviation } else { 1.0 };
+            for x in values[column..].iter_mut().step_by(width) {
+                *x = ((f64::from(*x) - mean) * scale) as f32;
+            }
+        }
+        Self { rows: Rows::Features { width, values }, truncated: self.truncated }
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         match &self.rows {

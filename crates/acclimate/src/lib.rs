@@ -1,6 +1,7 @@
 //! Adapt pre-trained models: a frozen model, a patch, and no learning rate to set.
 //!
 //! This crate joins the families: recipes, data, tasks, training, the gate and reports. See `examples/` for a user's own model.
+pub mod bench;
 pub mod catalogue;
 mod checkpoint;
 pub mod compare;

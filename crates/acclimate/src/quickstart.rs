@@ -12,8 +12,9 @@ use crate::report::{CandidateRow, Interval, PictureItem, Report, Section, Tone};
 use crate::run::Event;
 use crate::tasks::{Outputs, Prepared, Task, TaskSpec};
 use crate::tune::{Finished, Session, run as tune_run};
-use acclimate_core::{AnyTensor, Error, Patch, Result, Rng, find, remove_unfinished, write_whole};
+use acclimate_core::{AnyTensor, Error, Params, Patch, Result, Rng, find, remove_unfinished, write_whole};
 use acclimate_data::{Examples, Inputs, Labels};
+use acclimate_models::{Resnet, ResnetConfig};
 use acclimate_tta::{Host, Reset, Stream};
 use burn::tensor::Device;
 use safetensors::SafeTensors;
@@ -59,6 +60,18 @@ impl Digits {
         let names = (0..10).map(|digit| digit.to_string()).collect();
         Ok(Examples { inputs: Inputs::Features { width: 64, values }, labels: Labels::Classes { names, index } })
     }
+}
+
+/// The network that comes with the binary.
+pub(crate) fn network() -> Result<Resnet> {
+    let damaged = |e: &dyn std::fmt::Display| Error::Other(format!("the embedded network is damaged: {e}"));
+    let config: ResnetConfig = serde_json::from_slice(CONFIG).map_err(|e| damaged(&e))?;
+    let mut weights = Params::default();
+    for (name, tensor) in SafeTensors::deserialize(MODEL).map_err(|e| damaged(&e))?.iter() {
+        let numbers = tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        weights.insert(name, AnyTensor::from_f32s(numbers, tensor.shape(), &Device::flex()));
+    }
+    Resnet::from_weights(config, weights)
 }
 
 /// What the quickstart found.

@@ -145,6 +145,8 @@ section! {
     OptimRecipe "optim." {
         /// The method's name.
         method: String = "dadapt_adam".to_owned(),
+        /// What the schedule is multiplied with, above 0: a factor of the learning rate, or of the step that a method finds for itself.
+        multiplier: f64 = 1.0,
         /// Weight decay, at least 0.
         weight_decay: f64 = 0.0,
         /// Whether the decay shrinks the parameters at the method's rate; otherwise it is added to the gradients.
@@ -314,6 +316,10 @@ impl Recipe {
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
         }
+        if !(self.optim.multiplier > 0.0 && self.optim.multiplier.is_finite()) {
+            let multiplier = self.optim.multiplier;
+            return Err(Error::Other(format!("recipe: `optim.multiplier` must be above 0, got `{multiplier}`")));
+        }
         if self.patience.is_some() && self.valid_share == 0.0 {
             return Err(Error::Other(
                 "recipe: `patience` needs rows to watch; set `valid_share`, such as 0.1".to_owned(),
@@ -356,6 +362,7 @@ mod tests {
         for (text, part) in [
             ("test_share = 1.5", "`test_share` must be at least 0 and below 1"),
             ("epochs = 0", "`epochs` must be at least 1"),
+            ("[optim]\nmultiplier = 0.0", "`optim.multiplier` must be above 0"),
             ("checkpoint_steps = 0", "`checkpoint_steps` must be at least 1"),
             ("schedule = 'cosin'", "cosin"),
             ("cuts = [1.0, 0.0]", "`cuts` must be ascending"),

@@ -250,7 +250,8 @@ impl Trainer<'_> {
     fn step(&self, run: &mut Run, batch: &[usize], total: u64) -> Result<()> {
         let step = run.place.step + 1;
         let (loss, gradients) = self.gradients(&run.patch, batch, step)?;
-        let multiplier = self.recipe.schedule.at(step, total, self.recipe.warmup);
+        let recipe = self.recipe;
+        let multiplier = recipe.optim.multiplier * recipe.schedule.at(step, total, recipe.warmup);
         let mut finite = loss.is_finite() && gradients.is_finite();
         if finite {
             // The same rows under the same dropout.

@@ -1,6 +1,7 @@
 //! The acclimate command line: a thin shell that knows recipes and cards, and no method.
 
 mod assets;
+mod bench;
 mod compare;
 mod flags;
 mod folders;
@@ -53,6 +54,9 @@ enum Command {
     Convert(folders::Convert),
     /// Puts finished runs that differ in the method alone beside each other.
     Compare(compare::Compare),
+    /// Puts methods beside each other on the same problems.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Writes a tuned model as a plain checkpoint, and tells what that does to its weights.
     Merge(merge::MergeCommand),
     /// Lists and explains the methods.
@@ -142,6 +146,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Doctor(command) => command.run(),
         Command::Convert(command) => done(command.run()),
         Command::Compare(command) => done(command.run()),
+        Command::Bench(command) => done(command.run()),
         Command::Merge(command) => done(command.run()),
         Command::Methods(command) => done(command.run()),
         Command::Assets(command) => done(command.run()),

@@ -112,6 +112,11 @@ pub struct AssetTable {
     pub pixels: Option<[usize; 3]>,
     /// The largest value of a pixel.
     pub brightest: Option<f32>,
+    /// How many numbers each row has in columns `0`, `1`, …, before the target.
+    pub numbers: Option<usize>,
+    /// Lines before the table.
+    #[serde(default)]
+    pub skip: usize,
     /// Whether a `.txt` file is one text, in the one row of a column `text`.
     #[serde(default)]
     pub whole: bool,
@@ -132,23 +137,25 @@ impl AssetTable {
         Columns {
             text: self.text.clone(),
             target: self.target.clone(),
-            features: self.pixel_columns(),
+            features: self.numbered_columns(),
             divide_by: self.brightest,
             ..Columns::default()
         }
     }
 
-    fn pixel_columns(&self) -> Vec<String> {
-        let pixels = self.pixels.map_or(0, |[channels, height, width]| channels * height * width);
-        (0..pixels).map(|pixel| pixel.to_string()).collect()
+    fn numbered_columns(&self) -> Vec<String> {
+        let pixels = self.pixels.map(|[channels, height, width]| channels * height * width);
+        (0..pixels.or(self.numbers).unwrap_or(0)).map(|column| column.to_string()).collect()
     }
 
     fn options(&self) -> ReadOptions {
-        let pixels = self.pixels.map(|_| self.pixel_columns().into_iter().chain(self.target.clone()).collect());
+        let numbered = self.numbered_columns();
+        let numbered = (!numbered.is_empty()).then(|| numbered.into_iter().chain(self.target.clone()).collect());
         ReadOptions {
             separator: self.separator,
             encoding: self.encoding,
-            columns: self.columns.clone().or(pixels),
+            columns: self.columns.clone().or(numbered),
+            skip: self.skip,
             quotes: self.quotes,
             whole: self.whole,
         }

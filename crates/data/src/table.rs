@@ -94,6 +94,8 @@ pub struct ReadOptions {
     pub encoding: Encoding,
     /// Names of the columns, for a csv file without a header line.
     pub columns: Option<Vec<String>>,
+    /// Lines of a csv file that stand before its table.
+    pub skip: usize,
     /// Whether `"` quotes cells of csv and tsv.
     pub quotes: bool,
     /// Whether a `.txt` file is one text, in one row, whatever its separator; other files are read as ever.
@@ -102,7 +104,7 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { separator: None, encoding: Encoding::Utf8, columns: None, quotes: true, whole: false }
+        Self { separator: None, encoding: Encoding::Utf8, columns: None, skip: 0, quotes: true, whole: false }
     }
 }
 
@@ -307,7 +309,7 @@ fn separated(file: &Path, separator: char, options: &ReadOptions) -> Result<Tabl
         .has_headers(false)
         .flexible(true)
         .from_reader(bytes.as_slice());
-    let mut records = reader.byte_records();
+    let mut records = reader.byte_records().skip(options.skip);
     let columns = match &options.columns {
         Some(columns) => columns.clone(),
         None => match records.next() {

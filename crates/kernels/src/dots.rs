@@ -47,8 +47,10 @@ mod x86 {
         unsafe fn load(from: *const f32) -> Self;
         /// `a·b + self`.
         unsafe fn plus(self, a: Self, b: Self) -> Self;
-        /// The sum of the numbers of two.
-        unsafe fn total(self, other: Self) -> f32;
+        /// The sum of two.
+        unsafe fn and(self, other: Self) -> Self;
+        /// The sum of its numbers.
+        unsafe fn total(self) -> f32;
     }
 
     /// The blocks of a format, `BYTES` each, in registers.
@@ -82,9 +84,15 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn total(self, other: Self) -> f32 {
+        unsafe fn and(self, other: Self) -> Self {
             // SAFETY: by the caller's promise.
-            unsafe { _mm512_reduce_add_ps(_mm512_add_ps(self, other)) }
+            unsafe { _mm512_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn total(self) -> f32 {
+            // SAFETY: by the caller's promise.
+            unsafe { _mm512_reduce_add_ps(self) }
         }
     }
 
@@ -110,11 +118,16 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn total(self, other: Self) -> f32 {
+        unsafe fn and(self, other: Self) -> Self {
+            // SAFETY: by the caller's promise.
+            unsafe { _mm256_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn total(self) -> f32 {
             // SAFETY: by the caller's promise.
             unsafe {
-                let sums = _mm256_add_ps(self, other);
-                let four = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
+                let four = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
                 let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
                 _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
             }
@@ -270,29 +283,16 @@ mod x86 {
         }
     }
 
-    /// All dot products, where `FEW` is the number of rows of `x`.
-    ///
-    /// # Safety
-    /// The processor must have the register's instructions.
-    #[inline(always)]
-    unsafe fn all<V, B, const BYTES: usize, const PARTS: usize>(bytes: &[u8], width: usize, x: &[f32], out: &mut [f32])
-    where
-        V: Vector,
-        B: Blocks<V, BYTES, PARTS>,
-    {
-        // So many rows of the matrix at once that the sums of one do not wait for each other.
-        // SAFETY: by the caller's promise.
-        unsafe {
-            match x.len() / width {
-                1 => tiles::<V, B, BYTES, PARTS, 4, 1>(bytes, width, x, out),
-                2 => tiles::<V, B, BYTES, PARTS, 2, 2>(bytes, width, x, out),
-                3 => tiles::<V, B, BYTES, PARTS, 1, 3>(bytes, width, x, out),
-                few => {
-                    assert_eq!(few, 4, "at most four rows of numbers");
-                    tiles::<V, B, BYTES, PARTS, 1, 4>(bytes, width, x, out);
-                }
+    /// All dot products with `FEW` rows of `x`. There are two sums of each product at least, and so many rows of the matrix at once that
+    /// sums seldom wait for each other while all of them, and a block, stay in registers.
+    macro_rules! all {
+        ($vector:ty, $format:ty, $parts:literal, [$(($few:literal, $rows:literal, $sums:literal)),+], $bytes:ident, $width:ident, $x:ident, $out:ident) => {
+            match $x.len() / $width {
+                // SAFETY: by the caller's promise.
+                $($few => unsafe { tiles::<$vector, $format, _, $parts, $rows, $few, $sums>($bytes, $width, $x, $out) },)+
+                few => panic!("at most four rows of numbers, not {few}"),
             }
-        }
+        };
     }
 
     /// Rows of the matrix `ROWS` at a time, and the rest one by one.
@@ -300,7 +300,15 @@ mod x86 {
     /// # Safety
     /// The processor must have the register's instructions.
     #[inline(always)]
-    unsafe fn tiles<V, B, const BYTES: usize, const PARTS: usize, const ROWS: usize, const FEW: usize>(
+    unsafe fn tiles<
+        V,
+        B,
+        const BYTES: usize,
+        const PARTS: usize,
+        const ROWS: usize,
+        const FEW: usize,
+        const SUMS: usize,
+    >(
         bytes: &[u8],
         width: usize,
         x: &[f32],
@@ -315,11 +323,11 @@ mod x86 {
         let done = tiles.len() * ROWS;
         for (i, out) in tiles.iter_mut().enumerate() {
             // SAFETY: by the caller's promise.
-            *out = unsafe { tile::<V, B, BYTES, PARTS, ROWS, FEW>(&blocks[i * ROWS * count..], count, x) };
+            *out = unsafe { tile::<V, B, BYTES, PARTS, ROWS, FEW, SUMS>(&blocks[i * ROWS * count..], count, x) };
         }
         for (i, out) in rest.iter_mut().enumerate() {
             // SAFETY: by the caller's promise.
-            [*out] = unsafe { tile::<V, B, BYTES, PARTS, 1, FEW>(&blocks[(done + i) * count..], count, x) };
+            [*out] = unsafe { tile::<V, B, BYTES, PARTS, 1, FEW, SUMS>(&blocks[(done + i) * count..], count, x) };
         }
     }
 
@@ -328,7 +336,15 @@ mod x86 {
     /// # Safety
     /// The processor must have the register's instructions.
     #[inline(always)]
-    unsafe fn tile<V, B, const BYTES: usize, const PARTS: usize, const ROWS: usize, const FEW: usize>(
+    unsafe fn tile<
+        V,
+        B,
+        const BYTES: usize,
+        const PARTS: usize,
+        const ROWS: usize,
+        const FEW: usize,
+        const SUMS: usize,
+    >(
         blocks: &[[u8; BYTES]],
         count: usize,
         x: [&[[f32; BLOCK]]; FEW],
@@ -337,31 +353,33 @@ mod x86 {
         V: Vector,
         B: Blocks<V, BYTES, PARTS>,
     {
-        const { assert!(PARTS * V::WIDTH == BLOCK) };
+        const { assert!(PARTS * V::WIDTH == BLOCK && PARTS.is_multiple_of(SUMS)) };
         let rows: [&[[u8; BYTES]]; ROWS] = std::array::from_fn(|i| &blocks[i * count..][..count]);
         let x = x.map(|x| &x[..count]);
         // SAFETY: by the caller's promise; the parts of a block of `x` lie within it.
         unsafe {
             // No closures with vectors here: one that is not inlined would be compiled without the instructions.
-            let mut sums = [[[V::zero(); 2]; FEW]; ROWS];
+            let mut sums = [[[V::zero(); SUMS]; FEW]; ROWS];
             for at in 0..count {
                 for row in 0..ROWS {
                     let numbers = B::numbers(&rows[row][at]);
                     for few in 0..FEW {
                         let x = x[few][at].as_ptr();
-                        let [mut even, mut odd] = sums[row][few];
-                        for part in (0..PARTS).step_by(2) {
-                            even = even.plus(numbers[part], V::load(x.add(part * V::WIDTH)));
-                            odd = odd.plus(numbers[part + 1], V::load(x.add((part + 1) * V::WIDTH)));
+                        for part in 0..PARTS {
+                            let sum = &mut sums[row][few][part % SUMS];
+                            *sum = sum.plus(numbers[part], V::load(x.add(part * V::WIDTH)));
                         }
-                        sums[row][few] = [even, odd];
                     }
                 }
             }
             let mut totals = [[0.0; FEW]; ROWS];
             for (totals, sums) in totals.iter_mut().zip(sums) {
-                for (total, [even, odd]) in totals.iter_mut().zip(sums) {
-                    *total = even.total(odd);
+                for (total, sums) in totals.iter_mut().zip(sums) {
+                    let mut sum = sums[0];
+                    for other in &sums[1..] {
+                        sum = sum.and(*other);
+                    }
+                    *total = sum.total();
                 }
             }
             totals
@@ -371,14 +389,11 @@ mod x86 {
     /// Whether the format is one of these; then all of `out` is written.
     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")]
     pub(super) fn avx512(format: Format, bytes: &[u8], width: usize, x: &[f32], out: &mut [f32]) -> bool {
-        // SAFETY: the processor has AVX-512 and F16C.
-        unsafe {
-            match format {
-                Format::Q4_0 => all::<__m512, Q4_0, _, _>(bytes, width, x, out),
-                Format::Q4_1 => all::<__m512, Q4_1, _, _>(bytes, width, x, out),
-                Format::Q8_0 => all::<__m512, Q8_0, _, _>(bytes, width, x, out),
-                _ => return false,
-            }
+        match format {
+            Format::Q4_0 => all!(__m512, Q4_0, 2, [(1, 4, 2), (2, 2, 2), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q4_1 => all!(__m512, Q4_1, 2, [(1, 4, 2), (2, 2, 2), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q8_0 => all!(__m512, Q8_0, 2, [(1, 4, 2), (2, 2, 2), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            _ => return false,
         }
         true
     }
@@ -386,14 +401,11 @@ mod x86 {
     /// Whether the format is one of these; then all of `out` is written.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn avx2(format: Format, bytes: &[u8], width: usize, x: &[f32], out: &mut [f32]) -> bool {
-        // SAFETY: the processor has AVX2, FMA and F16C.
-        unsafe {
-            match format {
-                Format::Q4_0 => all::<__m256, Q4_0, _, _>(bytes, width, x, out),
-                Format::Q4_1 => all::<__m256, Q4_1, _, _>(bytes, width, x, out),
-                Format::Q8_0 => all::<__m256, Q8_0, _, _>(bytes, width, x, out),
-                _ => return false,
-            }
+        match format {
+            Format::Q4_0 => all!(__m256, Q4_0, 4, [(1, 1, 4), (2, 1, 4), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q4_1 => all!(__m256, Q4_1, 4, [(1, 1, 4), (2, 1, 4), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q8_0 => all!(__m256, Q8_0, 4, [(1, 1, 4), (2, 1, 4), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            _ => return false,
         }
         true
     }

@@ -1,0 +1,140 @@
+//! `acclimate bench`: methods beside each other on the same problems.
+
+use crate::render;
+use acclimate::bench::{Entrant, Outcome, Plan, Problem, problems, run};
+use acclimate_core::Error;
+use acclimate_data::Assets;
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+
+const HELP: &str = "\
+Examples:
+  acclimate bench optim --problems 'wine, table'
+  acclimate bench optim --methods 'dadapt_adam; adamw lr=0.01' --grid 13 --seeds 5
+  acclimate bench optim --problems sealed --methods 'dadapt_adam; prodigy; adamw lr=0.01' --grid 13 --json
+
+All get the same rows, starts, batches and steps. Where a learning rate must be chosen, `--grid` tries so many around it, half a factor of
+ten apart, and rows that are kept for choosing decide.";
+
+/// Puts methods beside each other on the same problems.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    Optim(Optim),
+}
+
+/// Optimisers on real problems: logistic regressions, patches, and small networks from scratch.
+#[derive(Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Optim {
+    /// The optimisers, separated by semicolons, each with settings that are not as they come.
+    #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "dadapt_adam; adamw; sgd")]
+    methods: Vec<String>,
+    /// The problems, separated by semicolons: names, `open`, `sealed` or `all`.
+    #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "open")]
+    problems: Vec<String>,
+    /// Draws of each problem.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    seeds: usize,
+    /// Learning rates that are tried for each method that needs one.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    grid: usize,
+    /// Multipliers that are tried for the others, to see how robust they are.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    robustness: usize,
+    /// Where the page and the numbers go.
+    #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-optim")]
+    out: PathBuf,
+    /// The numbers as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Fetch nothing.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        let Self::Optim(optim) = self;
+        optim.run()
+    }
+}
+
+impl Optim {
+    fn run(&self) -> Result<()> {
+        let plan = Plan {
+            entrants: self.methods.iter().map(|text| Entrant::parse(text)).collect::<Result<_, _>>()?,
+            problems: self.chosen()?,
+            seeds: self.seeds,
+            grid: self.grid,
+            robustness: self.robustness,
+        };
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
+        let outcome = run(&plan, &Assets::open(self.offline)?, &|done, all, what| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            bar.set_message(what.to_owned());
+        })?;
+        bar.finish_and_clear();
+        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
+        let (page, numbers) = (self.out.join("report.html"), self.out.join("result.json"));
+        outcome.write_page(&page)?;
+        let json = render::json(&serde_json::to_value(&outcome)?)?;
+        acclimate_core::write_whole(&numbers, json.as_bytes())?;
+        if self.json {
+            return render::print(&json);
+        }
+        let files = [("report", page.display().to_string()), ("numbers", numbers.display().to_string())];
+        render::print(&format!("{}{}", describe(&outcome), render::facts(&files)))
+    }
+
+    /// The problems that were named.
+    fn chosen(&self) -> Result<Vec<Problem>> {
+        let (all, mut chosen) = (problems()?, vec![]);
+        for name in self.problems.iter().map(|name| name.trim()) {
+            let set = serde_json::from_value(name.into()).ok();
+            let found: Vec<&Problem> = all
+                .iter()
+                .filter(|problem| name == "all" || set == Some(problem.set) || name == problem.name)
+                .collect();
+            if found.is_empty() {
+                let names =
+                    ["all", "open", "sealed"].into_iter().chain(all.iter().map(|problem| problem.name.as_str()));
+                return Err(Error::unknown("problem", name, names).into());
+            }
+            chosen.extend(found.into_iter().cloned());
+        }
+        Ok(chosen)
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    let names =
+        outcome.problems.first().map_or(vec![], |problem| problem.entrants.iter().map(|e| e.name.clone()).collect());
+    let mut rows = vec![std::iter::once("problem".to_owned()).chain(names).map(|name| render::bold(&name)).collect()];
+    for problem in &outcome.problems {
+        let scores = problem.entrants.iter().map(|entrant| {
+            let at = if entrant.tuned && entrant.points.len() > 1 {
+                format!(" at ×{:.3}", entrant.multiplier)
+            } else {
+                String::new()
+            };
+            format!("{:.3}{at}", entrant.test.value)
+        });
+        rows.push(std::iter::once(problem.name.clone()).chain(scores).collect::<Vec<_>>());
+    }
+    let mut text = render::table(&rows);
+    for (name, gap) in &outcome.gaps {
+        let line = format!(
+            "{name}: within a point of the best tuned on {} of {} problems; {:+.2} points behind on average, {:+.2} at worst",
+            gap.within_a_point,
+            gap.points.len(),
+            gap.mean,
+            gap.worst
+        );
+        text.push_str(&render::wrap(&line, render::width(), 0));
+    }
+    text
+}
