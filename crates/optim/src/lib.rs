@@ -9,6 +9,7 @@ mod adamw;
 mod collapse;
 mod dadapt_adam;
 mod dadapt_sgd;
+mod estimate;
 mod host;
 mod schedule;
 mod sgd;
@@ -18,12 +19,17 @@ pub use collapse::{CollapseWatch, Verdict};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 
-use acclimate_core::{AnyOptimiser, Error, Params, Result};
+use acclimate_core::{AnyOptimiser, Error, Params, Result, Step};
 use burn::tensor::Tensor;
 
 acclimate_core::methods! {
     /// All optimisers.
-    pub static METHODS: dyn AnyOptimiser = [adamw::Adamw, dadapt_adam::DadaptAdam, dadapt_sgd::DadaptSgd, sgd::Sgd];
+    pub static METHODS: dyn AnyOptimiser = [
+        adamw::Adamw,
+        dadapt_adam::DadaptAdam,
+        dadapt_sgd::DadaptSgd,
+        sgd::Sgd,
+    ];
 }
 
 /// The numbers that a state keeps for a parameter.
@@ -38,4 +44,9 @@ fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
         Some(tensor) => Ok(tensor.into_elements()),
         None => Err(Error::unknown("optimiser state", name, field.names())),
     }
+}
+
+/// A step that moves nothing.
+fn still(grads: &Params) -> Step {
+    Step { movement: grads.zeros_like(), decay_rates: vec![0.0; grads.len()] }
 }
