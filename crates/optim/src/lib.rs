@@ -11,6 +11,7 @@ mod dadapt_adam;
 mod dadapt_sgd;
 mod estimate;
 mod host;
+mod prodigy;
 mod schedule;
 mod sgd;
 
@@ -28,6 +29,7 @@ acclimate_core::methods! {
         adamw::Adamw,
         dadapt_adam::DadaptAdam,
         dadapt_sgd::DadaptSgd,
+        prodigy::Prodigy,
         sgd::Sgd,
     ];
 }
