@@ -8,6 +8,7 @@ mod accumulate;
 mod adamw;
 mod collapse;
 mod dadapt_adam;
+mod dadapt_lion;
 mod dadapt_sgd;
 mod estimate;
 mod host;
@@ -28,6 +29,7 @@ acclimate_core::methods! {
     pub static METHODS: dyn AnyOptimiser = [
         adamw::Adamw,
         dadapt_adam::DadaptAdam,
+        dadapt_lion::DadaptLion,
         dadapt_sgd::DadaptSgd,
         prodigy::Prodigy,
         sgd::Sgd,
