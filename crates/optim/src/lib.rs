@@ -8,6 +8,8 @@ mod accumulate;
 mod adamw;
 mod collapse;
 mod dadapt_adam;
+mod dadapt_adan;
+mod dadapt_adan_ip;
 mod dadapt_lion;
 mod dadapt_sgd;
 mod estimate;
@@ -29,6 +31,8 @@ acclimate_core::methods! {
     pub static METHODS: dyn AnyOptimiser = [
         adamw::Adamw,
         dadapt_adam::DadaptAdam,
+        dadapt_adan::DadaptAdan,
+        dadapt_adan_ip::DadaptAdanIp,
         dadapt_lion::DadaptLion,
         dadapt_sgd::DadaptSgd,
         prodigy::Prodigy,
