@@ -7,7 +7,9 @@
 mod accumulate;
 mod adamw;
 mod collapse;
+mod dadapt_adagrad;
 mod dadapt_adam;
+mod dadapt_adam_preprint;
 mod dadapt_adan;
 mod dadapt_adan_ip;
 mod dadapt_lion;
@@ -30,7 +32,9 @@ acclimate_core::methods! {
     /// All optimisers.
     pub static METHODS: dyn AnyOptimiser = [
         adamw::Adamw,
+        dadapt_adagrad::DadaptAdagrad,
         dadapt_adam::DadaptAdam,
+        dadapt_adam_preprint::DadaptAdamPreprint,
         dadapt_adan::DadaptAdan,
         dadapt_adan_ip::DadaptAdanIp,
         dadapt_lion::DadaptLion,
