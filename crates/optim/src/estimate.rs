@@ -1,6 +1,8 @@
 //! What methods that find their own rate share.
 
-use acclimate_core::{Params, Record, RecordReader, RecordWriter, Result};
+use crate::slot;
+use acclimate_core::{AnyTensor, At, Params, Record, RecordReader, RecordWriter, Result, Step};
+use burn::tensor::Tensor;
 
 /// A method's own state, and the estimate $d$ of the distance to the solution that its rate is made of.
 #[derive(Clone, Debug)]
@@ -66,4 +68,28 @@ impl<S: Record> Record for Adapted<S> {
     fn slots_mut(&mut self) -> Vec<&mut Params> {
         self.own.slots_mut()
     }
+}
+
+/// A step of gradient descent in the units $x / \sqrt r$. `moved` is told the gradient of each parameter and its whole way,
+/// decay included.
+pub(crate) fn descend(
+    grads: &Params,
+    at: &At<'_>,
+    rate: f64,
+    mut moved: impl FnMut(&str, Tensor<1>, Tensor<1>) -> Result<()>,
+) -> Result<Step> {
+    let (mut movement, mut decay_rates) = (Params::default(), vec![]);
+    for ((((name, g), x), &r), &decay) in grads.iter().zip(at.params.iter()).zip(at.scales).zip(at.decays) {
+        let g = g.elements();
+        let step = g.clone() * (-rate * r);
+        moved(name, g, way(&step, x.1, decay * rate * r))?;
+        movement.insert(name, AnyTensor::from_elements(step));
+        decay_rates.push(rate * r);
+    }
+    Ok(Step { movement, decay_rates })
+}
+
+/// The whole way of a parameter that moves by `step` and loses the share `decay` of itself.
+pub(crate) fn way(step: &Tensor<1>, x: &AnyTensor, decay: f64) -> Tensor<1> {
+    if decay > 0.0 { step.clone() - x.elements() * decay } else { step.clone() }
 }

@@ -12,6 +12,8 @@ mod dadapt_adam;
 mod dadapt_adam_preprint;
 mod dadapt_adan;
 mod dadapt_adan_ip;
+mod dadapt_dual_averaging;
+mod dadapt_gd;
 mod dadapt_lion;
 mod dadapt_sgd;
 mod estimate;
@@ -22,6 +24,7 @@ mod sgd;
 
 pub use accumulate::Accumulator;
 pub use collapse::{CollapseWatch, Verdict};
+pub use dadapt_dual_averaging::{DualAveragingBound, DualAveragingForm, dual_averaging_bound};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 
@@ -37,6 +40,8 @@ acclimate_core::methods! {
         dadapt_adam_preprint::DadaptAdamPreprint,
         dadapt_adan::DadaptAdan,
         dadapt_adan_ip::DadaptAdanIp,
+        dadapt_dual_averaging::DadaptDualAveraging,
+        dadapt_gd::DadaptGd,
         dadapt_lion::DadaptLion,
         dadapt_sgd::DadaptSgd,
         prodigy::Prodigy,
