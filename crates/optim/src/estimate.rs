@@ -1,7 +1,7 @@
 //! What methods that find their own rate share.
 
 use crate::slot;
-use acclimate_core::{AnyTensor, At, Params, Record, RecordReader, RecordWriter, Result, Step};
+use acclimate_core::{AnyTensor, At, Params, Record, RecordReader, RecordWriter, Result, Step, totals, wide};
 use burn::tensor::Tensor;
 
 /// A method's own state, and the estimate $d$ of the distance to the solution that its rate is made of.
@@ -68,6 +68,17 @@ impl<S: Record> Record for Adapted<S> {
     fn slots_mut(&mut self) -> Vec<&mut Params> {
         self.own.slots_mut()
     }
+}
+
+/// The squares of the gradient and of the displacement over all parameters, in the units $x / \sqrt r$ that relative rates
+/// make.
+pub(crate) fn gone(grads: &Params, far: &Params, at: &At<'_>) -> Result<[f64; 2]> {
+    let (mut squares, mut distances) = (vec![], vec![]);
+    for ((name, g), &r) in grads.iter().zip(at.scales) {
+        squares.push(wide(g.elements()).square().sum() * r);
+        distances.push(wide(slot(far, name)?).square().sum() / r);
+    }
+    Ok(totals([squares, distances]))
 }
 
 /// A step of gradient descent in the units $x / \sqrt r$. `moved` is told the gradient of each parameter and its whole way,

@@ -16,6 +16,8 @@ mod dadapt_dual_averaging;
 mod dadapt_gd;
 mod dadapt_lion;
 mod dadapt_sgd;
+mod dog;
+mod dowg;
 mod estimate;
 mod host;
 mod prodigy;
@@ -44,6 +46,8 @@ acclimate_core::methods! {
         dadapt_gd::DadaptGd,
         dadapt_lion::DadaptLion,
         dadapt_sgd::DadaptSgd,
+        dog::Dog,
+        dowg::Dowg,
         prodigy::Prodigy,
         sgd::Sgd,
     ];
