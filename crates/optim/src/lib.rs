@@ -22,6 +22,8 @@ mod estimate;
 mod host;
 mod prodigy;
 mod schedule;
+mod schedule_free_adamw;
+mod schedule_free_sgd;
 mod sgd;
 
 pub use accumulate::Accumulator;
@@ -49,6 +51,8 @@ acclimate_core::methods! {
         dog::Dog,
         dowg::Dowg,
         prodigy::Prodigy,
+        schedule_free_adamw::ScheduleFreeAdamw,
+        schedule_free_sgd::ScheduleFreeSgd,
         sgd::Sgd,
     ];
 }
