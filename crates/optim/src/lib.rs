@@ -20,6 +20,8 @@ mod dog;
 mod dowg;
 mod estimate;
 mod host;
+mod momo;
+mod momo_adam;
 mod prodigy;
 mod schedule;
 mod schedule_free_adamw;
@@ -50,6 +52,8 @@ acclimate_core::methods! {
         dadapt_sgd::DadaptSgd,
         dog::Dog,
         dowg::Dowg,
+        momo::Momo,
+        momo_adam::MomoAdam,
         prodigy::Prodigy,
         schedule_free_adamw::ScheduleFreeAdamw,
         schedule_free_sgd::ScheduleFreeSgd,
