@@ -1,4 +1,7 @@
-"""DoWG: a transcription of Algorithm 1 of arXiv:2305.16284, with the authors' eps beside the root, written for this file. Seed 0."""
+"""DoWG: a transcription of Algorithm 1 of arXiv:2305.16284, with the authors' eps beside the root, written for this file. Seed 0.
+
+The step and its defaults are those of optax.contrib.dowg too, which has no average.
+"""
 
 import sys
 from pathlib import Path

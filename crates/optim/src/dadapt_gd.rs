@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 ///
 /// The two forms are one number, since $\lVert s_{k+1} \rVert^2 = \lVert s_k \rVert^2 + 2 \lambda_k \langle g_k, s_k \rangle +
 /// \lambda_k^2 \lVert g_k \rVert^2$. For convex $f$ it is at most $D$ whatever the $\lambda$: $0 \le \sum_i \lambda_i (f(x_i) -
-/// f_\star) \le \langle s_{n+1}, x_0 - x_\star \rangle - \sum_i \lambda_i \langle g_i, s_i \rangle$. The rate has a factor
-/// $\log n$ that `dadapt_dual_averaging` has not.
+/// f_\star) \le \langle s_{n+1}, x_0 - x_\star \rangle - \sum_i \lambda_i \langle g_i, s_i \rangle$. The bound
+/// on the gap has a factor $\log n$, from $\sum_i \lambda_i^2 \lVert g_i \rVert^2$, that `dadapt_dual_averaging` has not.
 ///
 /// # When to use
-/// For convex problems where the estimate must be a bound. It forgets its start faster than dual averaging, but its steps
-/// shrink as AdaGrad's do. `dadapt_sgd` is the practical form.
+/// For convex problems where the estimate must be a bound, as `dadapt_dual_averaging`; each point is one gradient from the last
+/// here, and not built anew from the start. Its steps shrink as AdaGrad's do. `dadapt_sgd` is the practical form.
 ///
 /// # Differences
 /// None from the paper's algorithm but the default $G = 0$: with the sum alone no bound has to be known, and the first step has
