@@ -220,6 +220,18 @@ fn the_estimates_of_dual_averaging_are_ordered_and_below_the_distance() {
 }
 
 #[test]
+fn products_end_with_a_larger_estimate_than_norms() {
+    for problem in convex() {
+        let end = |form| {
+            let optimiser = DadaptDualAveraging { form, ..Default::default() };
+            run(&optimiser, &problem, 2000, HostSettings::default()).d[2000] / problem.distance
+        };
+        let (norms, products) = (end(DualAveragingForm::Norms), end(DualAveragingForm::Products));
+        assert!(norms < products && products <= 1.0, "{}: {norms} {products}", problem.name);
+    }
+}
+
+#[test]
 fn the_bound_on_dual_averaging_holds_on_every_run() {
     for problem in convex() {
         for form in [DualAveragingForm::Norms, DualAveragingForm::Products] {
