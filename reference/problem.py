@@ -127,6 +127,30 @@ def run(name, settings, make, host=None, p=None, before=None, evaluate=None, log
     return case | {"expected": {"start": start, "steps": steps}}
 
 
+class Transcription:
+    """An optimiser written out as a rule on all leaves as one vector: `rule(x, g, rate)` gives the next point."""
+
+    def __init__(self, groups, rule):
+        self.param_groups, self.rule = groups, rule
+        self.leaves = [t for group in groups for t in group["params"]]
+
+    def zero_grad(self):
+        for t in self.leaves:
+            t.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        x, g = (torch.cat([t.flatten() for t in ts]) for ts in (self.leaves, [t.grad for t in self.leaves]))
+        for t, part in zip(self.leaves, self.rule(x, g, self.param_groups[0]["lr"]).split([t.numel() for t in self.leaves])):
+            t.copy_(part.reshape(t.shape))
+
+
+def like(params, flat):
+    """One vector as tensors of the leaves' names and shapes."""
+    parts = flat.split([t.numel() for t in params.values()])
+    return {name: part.reshape(t.shape) for part, (name, t) in zip(parts, params.items())}
+
+
 def check_card(case, d10, d50):
     """The case itself, once its d after 10 and 50 steps has been held against the catalogue's table."""
     d = {step["step"]: step["log"]["d"] for step in case["expected"]["steps"]}

@@ -19,6 +19,9 @@ pub struct At<'a> {
     pub scales: &'a [f64],
     /// What each parameter is for, in their order.
     pub roles: &'a [Role],
+    /// The decoupled weight decay of each parameter, which the host applies at the rate that the step names; 0 where the decay is
+    /// coupled. For methods whose own rule has the decay in it.
+    pub decays: &'a [f64],
     /// The loss before the step.
     pub loss: f64,
     /// The step, counted from one.
@@ -30,11 +33,12 @@ pub struct At<'a> {
 
 impl std::fmt::Debug for At<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { lr, scales, roles, loss, step, again, .. } = self;
+        let Self { lr, scales, roles, decays, loss, step, again, .. } = self;
         f.debug_struct("At")
             .field("lr", lr)
             .field("scales", scales)
             .field("roles", roles)
+            .field("decays", decays)
             .field("loss", loss)
             .field("step", step)
             .field("again", &again.is_some())

@@ -1,4 +1,4 @@
-use crate::take;
+use crate::{estimate::Adapted, still, take};
 use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step, moments, totals};
 use serde::{Deserialize, Serialize};
 
@@ -95,65 +95,59 @@ impl Default for DadaptAdam {
     }
 }
 
-/// The moments $m$ and $v$, the sum $s$, and the numbers that all parameters share.
+/// The moments $m$ and $v$, the sum $s$, and what the estimate needs besides.
 #[derive(Clone, Debug, Record)]
 pub struct DadaptAdamState {
     m: Params,
     v: Params,
     s: Params,
-    d: f64,
-    d_hat: f64,
     numerator: f64,
-    /// $d$ never exceeds it.
-    ceiling: f64,
     k: u64,
 }
 
-impl Optimiser for DadaptAdam {
-    type State = DadaptAdamState;
+impl DadaptAdamState {
+    fn new(params: &Params) -> Self {
+        let zeros = params.zeros_like();
+        Self { m: zeros.clone(), v: zeros.clone(), s: zeros, numerator: 0.0, k: 0 }
+    }
+}
 
-    fn init(&self, params: &Params) -> Result<DadaptAdamState> {
-        Ok(DadaptAdamState {
-            m: params.zeros_like(),
-            v: params.zeros_like(),
-            s: params.zeros_like(),
-            d: self.d0,
-            d_hat: 0.0,
-            numerator: 0.0,
-            ceiling: f64::INFINITY,
-            k: 0,
-        })
+impl Optimiser for DadaptAdam {
+    type State = Adapted<DadaptAdamState>;
+
+    fn init(&self, params: &Params) -> Result<Self::State> {
+        Ok(Adapted::new(DadaptAdamState::new(params), self.d0))
     }
 
-    fn update(&self, grads: &Params, state: &mut DadaptAdamState, at: &At<'_>) -> Result<Step> {
+    fn update(&self, grads: &Params, state: &mut Self::State, at: &At<'_>) -> Result<Step> {
         let Self { beta1, beta2, eps, .. } = *self;
         let b = beta2.sqrt();
-        let next = state.k as f64 + 1.0;
+        let next = state.own.k as f64 + 1.0;
         let correction =
             if self.bias_correction { (1.0 - beta2.powf(next)).sqrt() / (1.0 - beta1.powf(next)) } else { 1.0 };
-        let rate = state.d * at.lr * correction;
+        let rate = state.d() * at.lr * correction;
         let mut movement = Params::default();
         let (mut products, mut norms) = (vec![], vec![]);
         for ((name, g), &r) in grads.iter().zip(at.scales) {
             let step = moments::DadaptAdam { beta1, beta2, eps, rate, scale: r };
-            let slots = [&mut state.m, &mut state.v, &mut state.s];
+            let slots = [&mut state.own.m, &mut state.own.v, &mut state.own.s];
             let [m, v, s] = slots.map(|slot| take(slot, name));
             let made = moments::dadapt_adam(g.elements(), [m?, v?, s?], step);
             products.push(made.product * r);
             norms.push(made.norm * r);
             movement.insert(name, AnyTensor::from_elements(made.movement));
-            for (slot, tensor) in [&mut state.m, &mut state.v, &mut state.s].into_iter().zip(made.state) {
+            let slots = [&mut state.own.m, &mut state.own.v, &mut state.own.s];
+            for (slot, tensor) in slots.into_iter().zip(made.state) {
                 slot.insert(name, AnyTensor::from_elements(tensor));
             }
         }
         let [product, norm] = totals([products, norms]);
         if norm == 0.0 {
-            return Ok(Step { movement: grads.zeros_like(), decay_rates: vec![0.0; grads.len()] });
+            return Ok(still(grads));
         }
-        state.numerator = b * state.numerator + (1.0 - b) * rate * product;
-        state.d_hat = state.numerator / ((1.0 - b) * norm);
-        state.d = state.d.max(state.d_hat.min(state.d * self.growth_rate).min(state.ceiling));
-        state.k += 1;
+        state.own.numerator = b * state.own.numerator + (1.0 - b) * rate * product;
+        state.learn(state.own.numerator / ((1.0 - b) * norm), self.growth_rate);
+        state.own.k += 1;
         Ok(Step { movement, decay_rates: vec![rate; grads.len()] })
     }
 
@@ -165,12 +159,11 @@ impl Optimiser for DadaptAdam {
         true
     }
 
-    fn log(&self, state: &DadaptAdamState) -> Vec<(&'static str, f64)> {
-        vec![("d", state.d), ("d_hat", state.d_hat)]
+    fn log(&self, state: &Self::State) -> Vec<(&'static str, f64)> {
+        state.log()
     }
 
-    fn restart(&self, params: &Params, ruined: &DadaptAdamState, share: f64) -> Result<Option<DadaptAdamState>> {
-        let ceiling = share * ruined.d;
-        Ok(Some(DadaptAdamState { d: self.d0.min(ceiling), ceiling, ..self.init(params)? }))
+    fn restart(&self, params: &Params, ruined: &Self::State, share: f64) -> Result<Option<Self::State>> {
+        Ok(Some(ruined.restarted(DadaptAdamState::new(params), self.d0, share)))
     }
 }

@@ -1,4 +1,4 @@
-use crate::slot;
+use crate::{estimate::Adapted, slot, still};
 use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step, total, totals, wide};
 use serde::{Deserialize, Serialize};
 
@@ -86,62 +86,54 @@ impl Default for DadaptSgd {
     }
 }
 
-/// The sum $s$, the displacement $u$, and the numbers that all parameters share.
+/// The sum $s$, the displacement $u$, and what the estimate needs besides.
 #[derive(Clone, Debug, Record)]
 pub struct DadaptSgdState {
     s: Params,
     u: Params,
-    d: f64,
-    d_hat: f64,
     numerator: f64,
     /// Norm of the first gradient; zero until there is one.
     first: f64,
-    /// $d$ never exceeds it.
-    ceiling: f64,
+}
+
+impl DadaptSgdState {
+    fn new(params: &Params) -> Self {
+        Self { s: params.zeros_like(), u: params.zeros_like(), numerator: 0.0, first: 0.0 }
+    }
 }
 
 impl Optimiser for DadaptSgd {
-    type State = DadaptSgdState;
+    type State = Adapted<DadaptSgdState>;
 
-    fn init(&self, params: &Params) -> Result<DadaptSgdState> {
-        Ok(DadaptSgdState {
-            s: params.zeros_like(),
-            u: params.zeros_like(),
-            d: self.d0,
-            d_hat: 0.0,
-            numerator: 0.0,
-            first: 0.0,
-            ceiling: f64::INFINITY,
-        })
+    fn init(&self, params: &Params) -> Result<Self::State> {
+        Ok(Adapted::new(DadaptSgdState::new(params), self.d0))
     }
 
-    fn update(&self, grads: &Params, state: &mut DadaptSgdState, at: &At<'_>) -> Result<Step> {
-        if state.first == 0.0 {
-            state.first =
-                total(grads.iter().zip(at.scales).map(|((_, g), &r)| wide(g.elements()).square().sum() * r).collect())
-                    .sqrt();
+    fn update(&self, grads: &Params, state: &mut Self::State, at: &At<'_>) -> Result<Step> {
+        if state.own.first == 0.0 {
+            let squares = grads.iter().zip(at.scales).map(|((_, g), &r)| wide(g.elements()).square().sum() * r);
+            state.own.first = total(squares.collect()).sqrt();
         }
-        let mut movement = grads.zeros_like();
-        if state.first == 0.0 {
-            return Ok(Step { movement, decay_rates: vec![0.0; grads.len()] });
+        if state.own.first == 0.0 {
+            return Ok(still(grads));
         }
-        let rate = state.d * at.lr / state.first;
+        let rate = state.d() * at.lr / state.own.first;
+        let mut movement = Params::default();
         let (mut products, mut squares) = (vec![], vec![]);
         for ((name, g), &r) in grads.iter().zip(at.scales) {
-            let (g, s, u) = (g.elements(), slot(&state.s, name)?, slot(&state.u, name)?);
+            let (g, s, u) = (g.elements(), slot(&state.own.s, name)?, slot(&state.own.u, name)?);
             products.push(wide(g.clone() * s.clone()).sum() * r);
             let s = s + g * rate;
             squares.push(wide(s.clone()).square().sum() * r);
             let step = (s.clone() * r + u.clone()) * (self.momentum - 1.0);
-            state.s.insert(name, AnyTensor::from_elements(s));
-            state.u.insert(name, AnyTensor::from_elements(u + step.clone()));
+            state.own.s.insert(name, AnyTensor::from_elements(s));
+            state.own.u.insert(name, AnyTensor::from_elements(u + step.clone()));
             movement.insert(name, AnyTensor::from_elements(step));
         }
         let [product, square] = totals([products, squares]);
-        state.numerator += rate * product;
+        state.own.numerator += rate * product;
         if square > 0.0 {
-            state.d_hat = 2.0 * state.numerator / square.sqrt();
-            state.d = state.d.max(state.d_hat.min(state.d * self.growth_rate).min(state.ceiling));
+            state.learn(2.0 * state.own.numerator / square.sqrt(), self.growth_rate);
         }
         let decay_rates = at.scales.iter().map(|&r| rate * r).collect();
         Ok(Step { movement, decay_rates })
@@ -151,12 +143,11 @@ impl Optimiser for DadaptSgd {
         2 * shape.iter().product::<usize>()
     }
 
-    fn log(&self, state: &DadaptSgdState) -> Vec<(&'static str, f64)> {
-        vec![("d", state.d), ("d_hat", state.d_hat)]
+    fn log(&self, state: &Self::State) -> Vec<(&'static str, f64)> {
+        state.log()
     }
 
-    fn restart(&self, params: &Params, ruined: &DadaptSgdState, share: f64) -> Result<Option<DadaptSgdState>> {
-        let ceiling = share * ruined.d;
-        Ok(Some(DadaptSgdState { d: self.d0.min(ceiling), ceiling, ..self.init(params)? }))
+    fn restart(&self, params: &Params, ruined: &Self::State, share: f64) -> Result<Option<Self::State>> {
+        Ok(Some(ruined.restarted(DadaptSgdState::new(params), self.d0, share)))
     }
 }

@@ -242,11 +242,13 @@ impl Host {
                     Ok((loss, self.prepared(group, others, &group.of(&grads), shrink)))
                 }
             });
+            let decays: Vec<f64> = group.roles.iter().map(|role| self.decoupled(*role)).collect();
             let at = At {
                 params: &live,
                 lr: multiplier,
                 scales: &group.scales,
                 roles: &group.roles,
+                decays: &decays,
                 loss: objective.loss,
                 step,
                 again: again.as_ref().map(|again| again as &Evaluate<'_>),
@@ -282,7 +284,7 @@ impl Host {
             let Some(movement) = made.movement.take(name) else {
                 return Err(Error::unknown("movement", name, made.movement.names()));
             };
-            let decay = if self.settings.decoupled { self.decay(*role) * rate } else { 0.0 };
+            let decay = self.decoupled(*role) * rate;
             let (x, sum) = moments::moved(x.elements(), movement.into_elements(), 1.0 - decay);
             next.insert(name, AnyTensor::from_elements(x));
             sums.push(sum);
@@ -319,6 +321,11 @@ impl Host {
     /// The weight decay of a parameter that moves.
     fn decay(&self, role: Role) -> f64 {
         if matches!(role, Role::Norm | Role::Bias) { 0.0 } else { self.settings.weight_decay }
+    }
+
+    /// The decay that is applied to the parameter itself.
+    fn decoupled(&self, role: Role) -> f64 {
+        if self.settings.decoupled { self.decay(role) } else { 0.0 }
     }
 
     /// Clipped gradients, of the decayed loss where the decay is coupled.

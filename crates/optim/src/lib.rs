@@ -7,23 +7,58 @@
 mod accumulate;
 mod adamw;
 mod collapse;
+mod dadapt_adagrad;
 mod dadapt_adam;
+mod dadapt_adam_preprint;
+mod dadapt_adan;
+mod dadapt_adan_ip;
+mod dadapt_dual_averaging;
+mod dadapt_gd;
+mod dadapt_lion;
 mod dadapt_sgd;
+mod dog;
+mod dowg;
+mod estimate;
 mod host;
+mod momo;
+mod momo_adam;
+mod prodigy;
 mod schedule;
+mod schedule_free_adamw;
+mod schedule_free_sgd;
 mod sgd;
 
 pub use accumulate::Accumulator;
 pub use collapse::{CollapseWatch, Verdict};
+pub use dadapt_dual_averaging::{DualAveragingBound, DualAveragingForm, dual_averaging_bound};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 
-use acclimate_core::{AnyOptimiser, Error, Params, Result};
+use acclimate_core::{AnyOptimiser, Error, Params, Result, Step};
 use burn::tensor::Tensor;
 
 acclimate_core::methods! {
     /// All optimisers.
-    pub static METHODS: dyn AnyOptimiser = [adamw::Adamw, dadapt_adam::DadaptAdam, dadapt_sgd::DadaptSgd, sgd::Sgd];
+    pub static METHODS: dyn AnyOptimiser = [
+        adamw::Adamw,
+        dadapt_adagrad::DadaptAdagrad,
+        dadapt_adam::DadaptAdam,
+        dadapt_adam_preprint::DadaptAdamPreprint,
+        dadapt_adan::DadaptAdan,
+        dadapt_adan_ip::DadaptAdanIp,
+        dadapt_dual_averaging::DadaptDualAveraging,
+        dadapt_gd::DadaptGd,
+        dadapt_lion::DadaptLion,
+        dadapt_sgd::DadaptSgd,
+        dog::Dog,
+        dowg::Dowg,
+        momo::Momo,
+        momo_adam::MomoAdam,
+        prodigy::Prodigy,
+        schedule_free_adamw::ScheduleFreeAdamw,
+        schedule_free_sgd::ScheduleFreeSgd,
+        sgd::Sgd,
+    ];
 }
 
 /// The numbers that a state keeps for a parameter.
@@ -38,4 +73,9 @@ fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
         Some(tensor) => Ok(tensor.into_elements()),
         None => Err(Error::unknown("optimiser state", name, field.names())),
     }
+}
+
+/// A step that moves nothing.
+fn still(grads: &Params) -> Step {
+    Step { movement: grads.zeros_like(), decay_rates: vec![0.0; grads.len()] }
 }

@@ -201,7 +201,8 @@ impl<'a> Host<'a> {
         let params = &self.patch.params;
         let roles: Vec<Role> = params.names().map(|name| self.patch.role(name)).collect();
         let scales = vec![1.0; params.len()];
-        let at = At { params, lr: 1.0, scales: &scales, roles: &roles, loss, step, again: None };
+        let decays = vec![0.0; params.len()];
+        let at = At { params, lr: 1.0, scales: &scales, roles: &roles, decays: &decays, loss, step, again: None };
         let mut next_state = state.boxed();
         let made = optimiser.step(&gradient.gradients, next_state.as_mut(), &at)?;
         let next = params.zip(&made.movement, |x, movement| x + movement);
