@@ -5,7 +5,10 @@
 //! [`CollapseWatch`] tells a run that is ruined from one that is slow.
 
 mod accumulate;
+mod adagrad;
+mod adamax;
 mod adamw;
+mod amsgrad;
 mod collapse;
 mod dadapt_adam;
 mod dadapt_sgd;
@@ -23,7 +26,15 @@ use burn::tensor::Tensor;
 
 acclimate_core::methods! {
     /// All optimisers.
-    pub static METHODS: dyn AnyOptimiser = [adamw::Adamw, dadapt_adam::DadaptAdam, dadapt_sgd::DadaptSgd, sgd::Sgd];
+    pub static METHODS: dyn AnyOptimiser = [
+        adagrad::Adagrad,
+        adamax::Adamax,
+        adamw::Adamw,
+        amsgrad::Amsgrad,
+        dadapt_adam::DadaptAdam,
+        dadapt_sgd::DadaptSgd,
+        sgd::Sgd,
+    ];
 }
 
 /// The numbers that a state keeps for a parameter.

@@ -1,0 +1,192 @@
+//! Laws of methods with moments: AdaMax, AMSGrad, AdaGrad.
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
+mod common;
+
+use acclimate_core::{AnyOptimiser, AnyTensor, Params, Rng, Role};
+use acclimate_optim::{Adagrad, Adamax, Adamw, Amsgrad, Host, HostSettings};
+use burn::tensor::{DType, Device};
+use common::{distance, flat};
+
+fn single(name: &str, shape: &[usize], values: Vec<f64>) -> Params {
+    let mut params = Params::default();
+    params.insert(name, AnyTensor::from_f64s(values, shape, DType::F64, &Device::flex()));
+    params
+}
+
+/// Where one vector stands before the first of some gradients and after each, whatever the point.
+fn fed(optimiser: &dyn AnyOptimiser, gradients: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let width = gradients[0].len();
+    let mut x = single("x", &[width], vec![0.0; width]);
+    let mut host = Host::over(optimiser, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    let mut path = vec![flat(&x)];
+    for g in gradients {
+        x = host.step(optimiser, &x, &single("x", &[width], g.clone()), 1.0, 0.0).unwrap();
+        path.push(flat(&x));
+    }
+    path
+}
+
+fn random(seed: u64, steps: usize, width: usize) -> Vec<Vec<f64>> {
+    let mut rng = Rng::new(seed, "gradients", 0);
+    (0..steps).map(|_| (0..width).map(|_| rng.normal()).collect()).collect()
+}
+
+/// The longest move of any coordinate in any step.
+fn longest(path: &[Vec<f64>]) -> f64 {
+    let moves = path.windows(2).flat_map(|pair| pair[0].iter().zip(&pair[1]).map(|(a, b)| (a - b).abs()));
+    moves.fold(0.0, f64::max)
+}
+
+#[test]
+fn under_a_constant_gradient_every_step_is_the_rate() {
+    let gradients = vec![vec![3.0, -1e-3]; 30];
+    let (adamax, adamw) =
+        (Adamax { lr: 0.1, eps: 1e-30, ..Default::default() }, Adamw { lr: 0.1, eps: 1e-30, ..Default::default() });
+    let amsgrad = Amsgrad { lr: 0.1, eps: 1e-30, ..Default::default() };
+    for optimiser in [&adamax as &dyn AnyOptimiser, &adamw] {
+        for (k, x) in fed(optimiser, &gradients).iter().enumerate() {
+            assert!(distance(x, &[-0.1 * k as f64, 0.1 * k as f64]) < 1e-12, "{optimiser:?}, step {k}: {x:?}");
+        }
+    }
+    // The largest moment is the last one here.
+    assert!(distance(&fed(&amsgrad, &gradients)[30], &[-3.0, 3.0]) < 1e-12);
+}
+
+#[test]
+fn adamax_is_adam_with_high_powers() {
+    let (lr, beta1, beta2) = (0.1, 0.9, 0.9_f64);
+    let gradients = random(1, 40, 5);
+    let adamax = fed(&Adamax { lr, beta1, beta2, eps: 1e-30 }, &gradients);
+    let off = |p: f64| {
+        let (mut x, mut m, mut v) = ([0.0; 5], [0.0; 5], [0.0; 5]);
+        for (k, g) in gradients.iter().enumerate() {
+            for i in 0..5 {
+                m[i] = beta1 * m[i] + (1.0 - beta1) * g[i];
+                v[i] = beta2.powf(p) * v[i] + (1.0 - beta2.powf(p)) * g[i].abs().powf(p);
+                x[i] -= lr / (1.0 - beta1.powi(k as i32 + 1)) * m[i] / v[i].powf(1.0 / p);
+            }
+        }
+        distance(&adamax[40], &x)
+    };
+    let [low, middle, high] = [8.0, 64.0, 256.0].map(off);
+    assert!(low > 4.0 * middle && middle > 2.0 * high && middle < 0.02, "{low} {middle} {high}");
+}
+
+#[test]
+fn steps_of_adamax_stay_below_their_bound_and_shrinking_gradients_attain_it() {
+    let adamax = Adamax { lr: 1.0, eps: 1e-30, ..Default::default() };
+    let bound = |k: i32| {
+        let sum: f64 = (0..k).map(|i| (adamax.beta1 / adamax.beta2).powi(i)).sum();
+        (1.0 - adamax.beta1) / (1.0 - adamax.beta1.powi(k)) * sum
+    };
+    let shrinking: Vec<Vec<f64>> = (0..60).map(|k| vec![adamax.beta2.powi(k)]).collect();
+    for (k, pair) in fed(&adamax, &shrinking).windows(2).enumerate() {
+        assert!(((pair[0][0] - pair[1][0]) / bound(k as i32 + 1) - 1.0).abs() < 1e-12);
+    }
+    assert!(bound(60) > 1.008 && bound(60) < 1.01);
+    let bursts: Vec<Vec<f64>> = random(2, 200, 8).iter().map(|g| g.iter().map(|g| g.powi(5)).collect()).collect();
+    assert!(longest(&fed(&adamax, &bursts)) <= 1.01);
+}
+
+#[test]
+fn the_maximum_of_adamax_covers_every_gradient_seen() {
+    let adamax = Adamax { beta2: 0.9, ..Default::default() };
+    let gradients = random(3, 50, 4);
+    let x = single("x", &[4], vec![0.0; 4]);
+    let mut host = Host::over(&adamax, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    for (t, g) in gradients.iter().enumerate() {
+        host.step(&adamax, &x, &single("x", &[4], g.clone()), 1.0, 0.0).unwrap();
+        let u = host.save().tensors.any("u/x").unwrap().to_f64s();
+        for (s, seen) in gradients[..=t].iter().enumerate() {
+            let decayed = seen.iter().map(|g| g.abs() * 0.9_f64.powi((t - s) as i32));
+            assert!(u.iter().zip(decayed).all(|(u, g)| *u >= g * (1.0 - 1e-12)), "step {t}, gradient of {s}");
+        }
+    }
+}
+
+#[test]
+fn a_gradient_after_silence_moves_adam_by_the_papers_figure_and_none_moves_it_further_than_cauchys() {
+    const SILENT: i32 = 2000;
+    let adam = Adamw { lr: 1.0, eps: 1e-30, ..Default::default() };
+    let after_silence = |gradients: Vec<f64>| {
+        let silence = std::iter::repeat_n(0.0, SILENT as usize);
+        fed(&adam, &silence.chain(gradients).map(|g| vec![g]).collect::<Vec<_>>())
+    };
+    // What is left of the second correction after so many steps; that of the first is over.
+    let correction = |k: i32| (1.0 - adam.beta2.powi(k)).sqrt();
+    let figure = 0.1 / 0.001_f64.sqrt();
+    assert!((longest(&after_silence(vec![1.0])) / (figure * correction(SILENT + 1)) - 1.0).abs() < 1e-9);
+    // Gradients that grow like (β₂/β₁)ᵏ meet the bound of Cauchy's inequality.
+    let growing = (0..300).map(|k| (adam.beta2 / adam.beta1).powi(k - 300)).collect();
+    let bound = figure / (1.0 - 0.81 / 0.999_f64).sqrt() * correction(SILENT + 300);
+    let reached = longest(&after_silence(growing));
+    assert!(reached <= bound && reached > 0.999 * bound, "{reached} of {bound}");
+}
+
+/// Where a run on C·x, −x, −x, … over [−1, 1] ends; the rate falls with the root of the step.
+fn after_rare_large_gradients(optimiser: &dyn AnyOptimiser) -> f64 {
+    let mut x = single("x", &[1], vec![0.0]);
+    let mut host = Host::over(optimiser, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    for t in 0..6000 {
+        let g = if t % 3 == 0 { 3.0 } else { -1.0 };
+        x = host.step(optimiser, &x, &single("x", &[1], vec![g]), 1.0 / (t as f64 + 1.0).sqrt(), 0.0).unwrap();
+        x = single("x", &[1], vec![flat(&x)[0].clamp(-1.0, 1.0)]);
+    }
+    flat(&x)[0]
+}
+
+#[test]
+fn where_adam_converges_to_the_worst_point_amsgrad_finds_the_best() {
+    let adam = Adamw { lr: 0.5, beta1: 0.0, beta2: 0.1, eps: 1e-30 };
+    let amsgrad = Amsgrad { lr: 0.5, beta1: 0.0, beta2: 0.1, eps: 1e-30, bias_correction: false };
+    assert!(after_rare_large_gradients(&adam) > 0.99);
+    assert!(after_rare_large_gradients(&amsgrad) < -0.9);
+}
+
+#[test]
+fn the_rates_of_amsgrad_never_grow() {
+    // Without a first moment the move over the gradient is the rate of a coordinate.
+    let amsgrad = Amsgrad { lr: 1.0, beta1: 0.0, beta2: 0.5, eps: 1e-30, bias_correction: false };
+    let gradients = random(4, 100, 3);
+    let path = fed(&amsgrad, &gradients);
+    let rates: Vec<Vec<f64>> =
+        (0..100).map(|k| (0..3).map(|i| (path[k][i] - path[k + 1][i]) / gradients[k][i]).collect()).collect();
+    assert!(rates.windows(2).all(|pair| pair[0].iter().zip(&pair[1]).all(|(a, b)| *b <= a * (1.0 + 1e-9))));
+}
+
+#[test]
+fn the_regret_of_adagrad_stays_below_its_bound() {
+    let star = [2.0, -1.0, 0.5, -3.0];
+    for lr in [0.1, 0.5, 2.0] {
+        let adagrad = Adagrad { lr, eps: 1e-30 };
+        let mut x = single("x", &[4], vec![0.0; 4]);
+        let mut host = Host::over(&adagrad, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        let (mut regret, mut d, mut sums) = (0.0, 0.0_f64, [0.0; 4]);
+        for weight in random(5, 60, 4) {
+            // Σ |weight|·|x − star| and a slope of it.
+            let away: Vec<f64> = flat(&x).iter().zip(star).map(|(x, star)| x - star).collect();
+            let slope: Vec<f64> = away.iter().zip(&weight).map(|(away, w)| away.signum() * w.abs()).collect();
+            for i in 0..4 {
+                regret += slope[i] * away[i];
+                d = d.max(away[i].abs());
+                sums[i] += slope[i] * slope[i];
+            }
+            x = host.step(&adagrad, &x, &single("x", &[4], slope), 1.0, 0.0).unwrap();
+        }
+        let bound = (d * d / (2.0 * lr) + lr) * sums.iter().map(|sum| sum.sqrt()).sum::<f64>();
+        assert!(regret <= bound && regret > 0.05 * bound, "{regret} of {bound}");
+    }
+}
+
+#[test]
+fn scales_of_coordinates_leave_the_path_of_adaptive_methods() {
+    let (adagrad, adamax) = (Adagrad { lr: 0.3, eps: 1e-30 }, Adamax { eps: 1e-30, ..Default::default() });
+    let (adam, amsgrad) = (Adamw { eps: 1e-30, ..Default::default() }, Amsgrad { eps: 1e-30, ..Default::default() });
+    let gradients = random(7, 50, 3);
+    let scaled: Vec<Vec<f64>> = gradients.iter().map(|g| vec![1e4 * g[0], 1e-4 * g[1], 7.0 * g[2]]).collect();
+    for optimiser in [&adagrad as &dyn AnyOptimiser, &adamax, &adam, &amsgrad] {
+        let off = distance(&fed(optimiser, &scaled)[50], &fed(optimiser, &gradients)[50]);
+        assert!(off < 1e-12, "{optimiser:?}: {off}");
+    }
+}
