@@ -13,6 +13,7 @@ mod collapse;
 mod dadapt_adam;
 mod dadapt_sgd;
 mod host;
+mod laprop;
 mod schedule;
 mod sgd;
 
@@ -33,6 +34,7 @@ acclimate_core::methods! {
         amsgrad::Amsgrad,
         dadapt_adam::DadaptAdam,
         dadapt_sgd::DadaptSgd,
+        laprop::Laprop,
         sgd::Sgd,
     ];
 }

@@ -1,10 +1,10 @@
-//! Laws of methods with moments: AdaMax, AMSGrad, AdaGrad.
+//! Laws of methods with moments: AdaMax, AMSGrad, AdaGrad, LaProp.
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 mod common;
 
 use acclimate_core::{AnyOptimiser, AnyTensor, Params, Rng, Role};
-use acclimate_optim::{Adagrad, Adamax, Adamw, Amsgrad, Host, HostSettings};
+use acclimate_optim::{Adagrad, Adamax, Adamw, Amsgrad, Host, HostSettings, Laprop};
 use burn::tensor::{DType, Device};
 use common::{distance, flat};
 
@@ -44,7 +44,8 @@ fn under_a_constant_gradient_every_step_is_the_rate() {
     let (adamax, adamw) =
         (Adamax { lr: 0.1, eps: 1e-30, ..Default::default() }, Adamw { lr: 0.1, eps: 1e-30, ..Default::default() });
     let amsgrad = Amsgrad { lr: 0.1, eps: 1e-30, ..Default::default() };
-    for optimiser in [&adamax as &dyn AnyOptimiser, &adamw] {
+    let laprop = Laprop { lr: 0.1, ..Default::default() };
+    for optimiser in [&adamax as &dyn AnyOptimiser, &adamw, &laprop] {
         for (k, x) in fed(optimiser, &gradients).iter().enumerate() {
             assert!(distance(x, &[-0.1 * k as f64, 0.1 * k as f64]) < 1e-12, "{optimiser:?}, step {k}: {x:?}");
         }
@@ -185,8 +186,67 @@ fn scales_of_coordinates_leave_the_path_of_adaptive_methods() {
     let (adam, amsgrad) = (Adamw { eps: 1e-30, ..Default::default() }, Amsgrad { eps: 1e-30, ..Default::default() });
     let gradients = random(7, 50, 3);
     let scaled: Vec<Vec<f64>> = gradients.iter().map(|g| vec![1e4 * g[0], 1e-4 * g[1], 7.0 * g[2]]).collect();
-    for optimiser in [&adagrad as &dyn AnyOptimiser, &adamax, &adam, &amsgrad] {
+    let laprop = Laprop { eps: 1e-30, ..Default::default() };
+    for optimiser in [&adagrad as &dyn AnyOptimiser, &adamax, &adam, &amsgrad, &laprop] {
         let off = distance(&fed(optimiser, &scaled)[50], &fed(optimiser, &gradients)[50]);
         assert!(off < 1e-12, "{optimiser:?}: {off}");
+    }
+}
+
+#[test]
+fn laprop_without_a_mean_is_adam_without_a_mean() {
+    let gradients = random(8, 60, 4);
+    let laprop = Laprop { lr: 0.1, beta1: 0.0, beta2: 0.9, eps: 1e-8 };
+    let adam = Adamw { lr: 0.1, beta1: 0.0, beta2: 0.9, eps: 1e-8 };
+    assert!(distance(&fed(&laprop, &gradients)[60], &fed(&adam, &gradients)[60]) < 1e-12);
+}
+
+#[test]
+fn laprop_without_a_second_memory_averages_signs() {
+    let gradients = random(9, 60, 4);
+    let path = fed(&Laprop { lr: 0.1, beta1: 0.8, beta2: 0.0, eps: 1e-30 }, &gradients);
+    let (mut x, mut m) = ([0.0; 4], [0.0; 4]);
+    for (k, g) in gradients.iter().enumerate() {
+        for i in 0..4 {
+            m[i] = 0.8 * m[i] + 0.2 * g[i].signum();
+            x[i] -= 0.1 * m[i] / (1.0 - 0.8_f64.powi(k as i32 + 1));
+        }
+    }
+    assert!(distance(&path[60], &x) < 1e-12);
+    assert!(longest(&path) <= 0.1 * (1.0 + 1e-12));
+}
+
+#[test]
+fn steps_of_laprop_stay_below_their_bound_where_those_of_adam_do_not() {
+    // Long silence, then a burst: what is worst for a mean that outlives its moment.
+    let mut gradients = random(10, 200, 6);
+    for (k, g) in gradients.iter_mut().enumerate() {
+        g.iter_mut().for_each(|g| *g *= if k % 40 == 39 { 1e6 } else { 1e-6 });
+    }
+    for (beta1, beta2) in [(0.0, 0.9), (0.9, 0.9), (0.99, 0.5), (0.9, 0.999)] {
+        let laprop = Laprop { lr: 1.0, beta1, beta2, eps: 1e-30 };
+        let bound = 1.0 / (1.0 - beta2).sqrt();
+        assert!(longest(&fed(&laprop, &gradients)) <= bound, "{beta1} {beta2}");
+    }
+    let adam = Adamw { lr: 1.0, beta1: 0.99, beta2: 0.5, eps: 1e-30 };
+    assert!(longest(&fed(&adam, &gradients)) > 1e3);
+}
+
+#[test]
+fn after_a_burst_the_step_of_laprop_decays_where_that_of_adam_explodes() {
+    let mut gradients = vec![vec![0.0]; 40];
+    gradients[0][0] = 1.0;
+    let ratios = |path: Vec<Vec<f64>>, corrected: &dyn Fn(i32) -> f64| -> Vec<f64> {
+        (0..40).map(|k| (path[k][0] - path[k + 1][0]) * corrected(k as i32 + 1)).collect()
+    };
+    let (beta1, beta2) = (0.9, 0.5_f64);
+    let laprop = fed(&Laprop { lr: 1.0, beta1, beta2, eps: 1e-30 }, &gradients);
+    let adam = fed(&Adamw { lr: 1.0, beta1, beta2, eps: 1e-30 }, &gradients);
+    let first = |k: i32| 1.0 - 0.9_f64.powi(k);
+    for pair in ratios(laprop, &first).windows(2) {
+        assert!((pair[1] / pair[0] / beta1 - 1.0).abs() < 1e-12);
+    }
+    for pair in ratios(adam, &|k| first(k) / (1.0 - 0.5_f64.powi(k)).sqrt()).windows(2) {
+        assert!((pair[1] / pair[0] / (beta1 / beta2.sqrt()) - 1.0).abs() < 1e-12);
     }
 }
