@@ -5,13 +5,16 @@
 //! [`CollapseWatch`] tells a run that is ruined from one that is slow.
 
 mod accumulate;
+mod adafactor;
 mod adagrad;
 mod adamax;
 mod adamw;
 mod amsgrad;
 mod collapse;
+mod dadapt_adafactor;
 mod dadapt_adam;
 mod dadapt_sgd;
+mod factored;
 mod host;
 mod laprop;
 mod schedule;
@@ -22,16 +25,18 @@ pub use collapse::{CollapseWatch, Verdict};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 
-use acclimate_core::{AnyOptimiser, Error, Params, Result};
+use acclimate_core::{AnyOptimiser, Error, Params, Result, wide};
 use burn::tensor::Tensor;
 
 acclimate_core::methods! {
     /// All optimisers.
     pub static METHODS: dyn AnyOptimiser = [
+        adafactor::Adafactor,
         adagrad::Adagrad,
         adamax::Adamax,
         adamw::Adamw,
         amsgrad::Amsgrad,
+        dadapt_adafactor::DadaptAdafactor,
         dadapt_adam::DadaptAdam,
         dadapt_sgd::DadaptSgd,
         laprop::Laprop,
@@ -51,4 +56,13 @@ fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
         Some(tensor) => Ok(tensor.into_elements()),
         None => Err(Error::unknown("optimiser state", name, field.names())),
     }
+}
+
+/// One-number tensors as numbers, fetched from the device in a single read.
+fn read(parts: Vec<Tensor<1>>) -> Vec<f64> {
+    if parts.is_empty() {
+        return vec![];
+    }
+    let parts = parts.into_iter().map(wide).collect();
+    Tensor::cat(parts, 0).to_data().try_into_vec_as::<f64>().expect("cast to f64")
 }

@@ -1,12 +1,14 @@
-//! Laws of methods with moments: AdaMax, AMSGrad, AdaGrad, LaProp.
+//! Laws of methods with moments: AdaMax, AMSGrad, AdaGrad, LaProp, Adafactor and its D-Adapted form.
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 mod common;
 
-use acclimate_core::{AnyOptimiser, AnyTensor, Params, Rng, Role};
-use acclimate_optim::{Adagrad, Adamax, Adamw, Amsgrad, Host, HostSettings, Laprop};
+use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Rng, Role};
+use acclimate_optim::{
+    Adafactor, Adagrad, Adamax, Adamw, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop,
+};
 use burn::tensor::{DType, Device};
-use common::{distance, flat};
+use common::{Problem, distance, flat};
 
 fn single(name: &str, shape: &[usize], values: Vec<f64>) -> Params {
     let mut params = Params::default();
@@ -249,4 +251,189 @@ fn after_a_burst_the_step_of_laprop_decays_where_that_of_adam_explodes() {
     for pair in ratios(adam, &|k| first(k) / (1.0 - 0.5_f64.powi(k)).sqrt()).windows(2) {
         assert!((pair[1] / pair[0] / (beta1 / beta2.sqrt()) - 1.0).abs() < 1e-12);
     }
+}
+
+/// Adafactor with its own rate of one, whose movement is the update alone.
+const PLAIN: Adafactor = Adafactor {
+    lr: 1.0,
+    relative_step: false,
+    warmup_init: false,
+    scale_parameter: false,
+    scale_floor: 1e-3,
+    clip: f64::INFINITY,
+    decay_power: 0.8,
+    beta1: 0.0,
+    eps: 1e-30,
+};
+
+/// As `fed`, with one matrix.
+fn fed_matrix(optimiser: &dyn AnyOptimiser, shape: [usize; 2], gradients: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let mut x = single("x", &shape, vec![0.0; shape[0] * shape[1]]);
+    let mut host = Host::over(optimiser, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    let mut path = vec![flat(&x)];
+    for g in gradients {
+        x = host.step(optimiser, &x, &single("x", &shape, g.clone()), 1.0, 0.0).unwrap();
+        path.push(flat(&x));
+    }
+    path
+}
+
+/// The moment that Adafactor divided by in its last step, out of gradients and movements, and the dense one it stands for.
+fn moments_of_adafactor(gradients: &[Vec<f64>]) -> [Vec<f64>; 2] {
+    let path = fed_matrix(&PLAIN, [4, 3], gradients);
+    let last = gradients.len() - 1;
+    let factored = (0..12).map(|i| (gradients[last][i] / (path[last][i] - path[last + 1][i])).powi(2)).collect();
+    let mut dense = vec![0.0; 12];
+    for (k, g) in gradients.iter().enumerate() {
+        let keep = 1.0 - (k as f64 + 1.0).powf(-0.8);
+        dense.iter_mut().zip(g).for_each(|(v, g)| *v = keep * *v + (1.0 - keep) * g * g);
+    }
+    [factored, dense]
+}
+
+fn sums(matrix: &[f64]) -> Vec<f64> {
+    let rows = matrix.chunks(3).map(|row| row.iter().sum());
+    rows.chain((0..3).map(|j| matrix.iter().skip(j).step_by(3).sum())).collect()
+}
+
+#[test]
+fn the_factored_moment_has_the_sums_of_rows_and_columns_of_the_dense_one() {
+    let [factored, dense] = moments_of_adafactor(&random(11, 8, 12));
+    assert!(distance(&sums(&factored), &sums(&dense)) < 1e-12);
+    assert!(distance(&factored, &dense) > 1e-2);
+}
+
+#[test]
+fn no_matrix_of_rank_one_is_nearer_by_the_i_divergence() {
+    let [factored, dense] = moments_of_adafactor(&random(12, 8, 12));
+    let divergence = |w: &[f64]| dense.iter().zip(w).map(|(v, w)| v * (v / w).ln() - v + w).sum::<f64>();
+    let least = divergence(&factored);
+    for change in random(13, 50, 7) {
+        let other: Vec<f64> =
+            factored.iter().enumerate().map(|(i, w)| w * (0.1 * (change[i / 3] + change[4 + i % 3])).exp()).collect();
+        assert!(divergence(&other) > least);
+    }
+}
+
+#[test]
+fn of_squares_of_rank_one_the_update_of_adafactor_is_the_sign() {
+    let outer: Vec<f64> = (0..12).map(|i| [3.0, -0.1, 7.0, 1e-3][i / 3] * [1.0, -20.0, 0.5][i % 3]).collect();
+    let path = fed_matrix(&Adafactor { clip: 1.0, ..PLAIN }, [4, 3], &vec![outer.clone(); 5]);
+    let signs: Vec<f64> = outer.iter().map(|g| -5.0 * g.signum()).collect();
+    assert!(distance(&path[5], &signs) < 1e-12);
+}
+
+#[test]
+fn the_first_step_of_adafactor_moves_a_vector_by_its_rate() {
+    let path = fed(&Adafactor { lr: 0.3, ..Default::default() }, &[vec![5.0, -1e-4]]);
+    // The vector is zero, so its size counts as the floor.
+    assert!(distance(&path[1], &[-0.3e-3, 0.3e-3]) < 1e-15);
+}
+
+#[test]
+fn no_update_of_adafactor_is_larger_than_its_clip() {
+    let mut gradients = random(14, 100, 12);
+    gradients
+        .iter_mut()
+        .enumerate()
+        .for_each(|(k, g)| g.iter_mut().for_each(|g| *g *= 10_f64.powi((k * k % 7) as i32)));
+    let size = |clip: f64| {
+        let path = fed_matrix(&Adafactor { clip, ..PLAIN }, [4, 3], &gradients);
+        let moved = |pair: &[Vec<f64>]| pair[0].iter().zip(&pair[1]).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        path.windows(2).map(|pair| (moved(pair) / 12.0).sqrt()).fold(0.0, f64::max)
+    };
+    assert!(size(1.0) <= 1.0 + 1e-9 && size(1.5) <= 1.5 + 1e-9 && size(f64::INFINITY) > 1.6);
+}
+
+#[test]
+fn with_the_parameters_scale_a_stretched_problem_has_a_stretched_path() {
+    let stretched = |by: f64| {
+        let mut problem = Problem::quadratic(&[1.0, 10.0, 0.1].map(|a| a / (by * by)), &[by, -2.0 * by, 3.0 * by], 50);
+        problem.start = single("x", &[3], vec![0.5 * by, 0.1 * by, -0.7 * by]);
+        let path = problem.plain(&Adafactor { lr: 0.05, scale_floor: 1e-9, ..Default::default() });
+        flat(&path[50].params).iter().map(|x| x / by).collect::<Vec<_>>()
+    };
+    assert!(distance(&stretched(1000.0), &stretched(1.0)) < 1e-12);
+}
+
+#[test]
+fn the_state_of_adafactor_is_a_row_and_a_column() {
+    let size = |optimiser: &dyn AnyOptimiser| optimiser.size_of_state(&[4096, 4096]);
+    assert_eq!(size(&Adafactor::default()), 8192);
+    assert_eq!(size(&DadaptAdafactor::default()), 2 * 4096 * 4096 + 8192);
+    assert_eq!(Adafactor::default().size_of_state(&[8, 3, 5, 5]), 8 + 75);
+}
+
+#[test]
+fn a_changed_rank_begins_the_moment_of_adafactor_anew_as_a_first_step() {
+    let gradients = random(15, 6, 12);
+    let mut x = single("x", &[4, 3], vec![0.0; 12]);
+    let mut host = Host::over(&PLAIN, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    for g in &gradients[..5] {
+        host.step(&PLAIN, &x, &single("x", &[4, 3], g.clone()), 1.0, 0.0).unwrap();
+    }
+    let edit = Edit { param: "x".to_owned(), axis: 0, keep: vec![0, 2, 3], add: None };
+    host.edit(&edit).unwrap();
+    x = single("x", &[3, 3], vec![0.0; 9]);
+    let g = single("x", &[3, 3], gradients[5][..9].to_vec());
+    let after = host.step(&PLAIN, &x, &g, 1.0, 0.0).unwrap();
+    let mut fresh = Host::over(&PLAIN, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    assert_eq!(flat(&after), flat(&fresh.step(&PLAIN, &x, &g, 1.0, 0.0).unwrap()));
+}
+
+/// With the settings of the package, where d grows within the run.
+fn unlimited() -> [DadaptAdafactor; 2] {
+    let plain = DadaptAdafactor { growth_rate: f64::INFINITY, bias_correction: false, ..Default::default() };
+    [DadaptAdafactor { bias_correction: true, ..plain.clone() }, plain]
+}
+
+#[test]
+fn on_vectors_the_factored_form_is_dadapt_adam() {
+    let problem = Problem::quadratic(&[1.0, 10.0, 0.1], &[1.0, -2.0, 3.0], 50);
+    for factored in unlimited() {
+        let DadaptAdafactor { d0, growth_rate, beta1, beta2, eps, bias_correction } = factored;
+        let adam = DadaptAdam { d0, growth_rate, beta1, beta2, eps, bias_correction };
+        let [factored, adam] = [problem.plain(&factored), problem.plain(&adam)];
+        assert!(distance(&flat(&factored[50].params), &flat(&adam[50].params)) < 1e-11);
+        assert!((factored[50].d() / adam[50].d() - 1.0).abs() < 1e-11);
+    }
+}
+
+#[test]
+fn where_squares_have_rank_one_the_factored_form_is_dadapt_adam() {
+    let mut rng = Rng::new(16, "outer", 0);
+    let outer: Vec<f64> = (0..7).map(|_| rng.normal()).collect();
+    let gradients: Vec<Vec<f64>> =
+        (0..40).map(|k| (0..12).map(|i| outer[i / 3] * outer[4 + i % 3] * (1.0 + (k % 5) as f64)).collect()).collect();
+    let settings = DadaptAdafactor::default();
+    let adam = fed_matrix(&DadaptAdam::default(), [4, 3], &gradients);
+    assert!(distance(&fed_matrix(&settings, [4, 3], &gradients)[40], &adam[40]) < 1e-12);
+}
+
+#[test]
+fn d_of_the_factored_form_never_decreases_and_scales_with_the_problem() {
+    let matrix = |by: f64| {
+        let a = [1.0, 10.0, 0.1, 3.0, 0.5, 2.0].map(|a| a / (by * by));
+        let mut problem = Problem::quadratic(&a, &[1.0, -2.0, 3.0, -1.0, 0.5, 2.0].map(|c| c * by), 60);
+        problem.start = single("x", &[3, 2], vec![0.0; 6]);
+        problem
+    };
+    for factored in unlimited() {
+        let run = |by: f64| matrix(by).plain(&DadaptAdafactor { d0: 1e-6 * by, eps: 1e-30, ..factored.clone() });
+        let (path, stretched) = (run(1.0), run(100.0));
+        assert!(path.windows(2).all(|pair| pair[1].d() >= pair[0].d()) && path[60].d() > 0.1);
+        let back: Vec<f64> = flat(&stretched[60].params).iter().map(|x| x / 100.0).collect();
+        assert!(distance(&back, &flat(&path[60].params)) < 1e-10);
+    }
+}
+
+#[test]
+fn zero_gradients_make_no_step_of_the_factored_form() {
+    let zeros = fed_matrix(&DadaptAdafactor::default(), [4, 3], &vec![vec![0.0; 12]; 5]);
+    assert!(zeros.iter().flatten().all(|x| *x == 0.0));
+    // They do not count either: what follows is as from the start.
+    let gradients = random(17, 20, 12);
+    let late: Vec<Vec<f64>> = std::iter::repeat_n(vec![0.0; 12], 5).chain(gradients.clone()).collect();
+    let [late, first] = [late, gradients].map(|g| fed_matrix(&DadaptAdafactor::default(), [4, 3], &g));
+    assert_eq!(late[25], first[20]);
 }
