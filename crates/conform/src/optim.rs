@@ -217,8 +217,9 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, gradient: &Params, multiplier: f64, loss: f64) -> Result<(), String> {
-        // Elsewhere the gradient is the same.
-        let again = |_: &Params| Ok((loss, gradient.clone()));
+        // Elsewhere it is that of a bowl: down a plane, a method that measures curvature may go without end.
+        let here = self.x.clone();
+        let again = |x: &Params| Ok((loss, gradient.zip(&x.zip(&here, |x, here| x - here), |g, away| g + away)));
         let objective = Objective { loss, again: Some(&again) };
         self.x = self.host.step(self.optimiser, &self.x, gradient, multiplier, objective).map_err(why)?;
         Ok(())

@@ -17,6 +17,7 @@ mod dadapt_sgd;
 mod factored;
 mod host;
 mod laprop;
+mod oasis;
 mod schedule;
 mod sgd;
 
@@ -40,6 +41,7 @@ acclimate_core::methods! {
         dadapt_adam::DadaptAdam,
         dadapt_sgd::DadaptSgd,
         laprop::Laprop,
+        oasis::Oasis,
         sgd::Sgd,
     ];
 }

@@ -5,7 +5,8 @@ mod common;
 
 use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Rng, Role};
 use acclimate_optim::{
-    Adafactor, Adagrad, Adamax, Adamw, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop,
+    Adafactor, Adagrad, Adamax, Adamw, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop, Oasis,
+    Objective,
 };
 use burn::tensor::{DType, Device};
 use common::{Problem, distance, flat};
@@ -436,4 +437,148 @@ fn zero_gradients_make_no_step_of_the_factored_form() {
     let late: Vec<Vec<f64>> = std::iter::repeat_n(vec![0.0; 12], 5).chain(gradients.clone()).collect();
     let [late, first] = [late, gradients].map(|g| fed_matrix(&DadaptAdafactor::default(), [4, 3], &g));
     assert_eq!(late[25], first[20]);
+}
+
+/// ½ (x − c)ᵀ H (x − c), its gradient at any point, and a run on it with gradients elsewhere.
+struct Bowl {
+    h: Vec<Vec<f64>>,
+    c: Vec<f64>,
+}
+
+impl Bowl {
+    fn gradient(&self, x: &Params) -> Params {
+        let away: Vec<f64> = flat(x).iter().zip(&self.c).map(|(x, c)| x - c).collect();
+        let product = |row: &Vec<f64>| row.iter().zip(&away).map(|(h, away)| h * away).sum();
+        single("x", &[self.c.len()], self.h.iter().map(product).collect())
+    }
+
+    /// Each point, with the diagonal of the state and the step there.
+    fn run(&self, oasis: &Oasis, steps: usize) -> Vec<(Vec<f64>, Vec<f64>, f64)> {
+        let mut x = single("x", &[self.c.len()], vec![0.0; self.c.len()]);
+        let mut host = Host::over(oasis, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        let evaluate = |x: &Params| Ok((0.0, self.gradient(x)));
+        let step = |_| {
+            let objective = Objective { loss: 0.0, again: Some(&evaluate) };
+            x = host.step(oasis, &x, &self.gradient(&x), 1.0, objective).unwrap();
+            let diagonal = host.save().tensors.any("diagonal/x").unwrap().to_f64s();
+            (flat(&x), diagonal, host.report(oasis)[0].1)
+        };
+        (0..steps).map(step).collect()
+    }
+}
+
+fn diagonal(h: &[f64]) -> Vec<Vec<f64>> {
+    (0..h.len()).map(|i| (0..h.len()).map(|j| if i == j { h[i] } else { 0.0 }).collect()).collect()
+}
+
+#[test]
+fn one_product_of_signs_is_the_diagonal_of_a_diagonal_hessian() {
+    let bowl = Bowl { h: diagonal(&[3.0, -0.5, 20.0, 1e-3]), c: vec![1.0, 2.0, -1.0, 0.3] };
+    let path = bowl.run(&Oasis { samples: 1, lr: 1e-6, ..Default::default() }, 3);
+    assert!(path.iter().all(|(_, d, _)| distance(d, &[3.0, -0.5, 20.0, 1e-3]) < 1e-10));
+}
+
+#[test]
+fn products_of_signs_have_the_diagonal_as_mean_and_the_other_squares_as_variance() {
+    const SEEDS: u64 = 2000;
+    let h = vec![vec![2.0, 1.0, 0.5], vec![1.0, 3.0, -2.0], vec![0.5, -2.0, 1.0]];
+    let bowl = Bowl { h: h.clone(), c: vec![0.0; 3] };
+    let draws: Vec<Vec<f64>> =
+        (0..SEEDS).map(|seed| bowl.run(&Oasis { seed, samples: 1, ..Default::default() }, 1)[0].1.clone()).collect();
+    for i in 0..3 {
+        let mean = draws.iter().map(|d| d[i]).sum::<f64>() / SEEDS as f64;
+        let variance = draws.iter().map(|d| (d[i] - h[i][i]).powi(2)).sum::<f64>() / SEEDS as f64;
+        let expected: f64 = (0..3).filter(|j| *j != i).map(|j| h[i][j] * h[i][j]).sum();
+        // Five standard errors: of the mean √(variance/n), and of a bounded variance at most the same share.
+        assert!((mean - h[i][i]).abs() < 5.0 * (expected / SEEDS as f64).sqrt(), "mean {mean}");
+        assert!((variance / expected - 1.0).abs() < 5.0 / (SEEDS as f64).sqrt(), "variance {variance} of {expected}");
+    }
+}
+
+#[test]
+fn with_an_exact_diagonal_the_step_of_oasis_becomes_a_half_and_the_error_halves() {
+    let bowl = Bowl { h: diagonal(&[3.0, 0.5, 200.0]), c: vec![1.0, 2.0, -1.0] };
+    let path = bowl.run(&Oasis { lr: 1e-2, ..Default::default() }, 20);
+    let error = |at: usize| path[at].0.iter().zip(&bowl.c).map(|(x, c)| (x - c).powi(2)).sum::<f64>().sqrt();
+    for at in 5..20 {
+        assert!((path[at].2 - 0.5).abs() < 1e-6 && (error(at) / error(at - 1) - 0.5).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn the_step_of_oasis_lies_between_growth_and_curvature() {
+    let bowl = Bowl { h: vec![vec![2.0, 1.0], vec![1.0, 3.0]], c: vec![5.0, -7.0] };
+    let path = bowl.run(&Oasis { lr: 1e-4, beta2: 0.5, ..Default::default() }, 15);
+    let mut theta = f64::INFINITY;
+    for pair in path.windows(2) {
+        let ((_, _, before), (_, d, eta)) = (&pair[0], &pair[1]);
+        let growth = (1.0 + theta).sqrt() * before;
+        // The largest eigenvalue of D^(−½) H D^(−½).
+        let [a, b, c] = [2.0 / d[0].abs(), 1.0 / (d[0] * d[1]).abs().sqrt(), 3.0 / d[1].abs()];
+        let smoothness = f64::midpoint(a, c) + (((a - c) / 2.0).powi(2) + b * b).sqrt();
+        assert!(*eta <= growth * (1.0 + 1e-12), "{eta} after {before}");
+        assert!(*eta >= growth.min(0.5 / smoothness) * (1.0 - 1e-9), "{eta}: {growth} and {smoothness}");
+        theta = eta / before;
+    }
+}
+
+#[test]
+fn scales_of_coordinates_leave_the_path_of_oasis() {
+    // Σ a log cosh((x − c)/s): its Hessian is diagonal, but not constant.
+    let path = |s: [f64; 3]| {
+        let evaluate = |x: &Params| {
+            let slope = |i: usize, x: f64| [1.0, 4.0, 0.2][i] * ((x - [1.0, -0.5, 2.0][i] * s[i]) / s[i]).tanh() / s[i];
+            Ok((0.0, single("x", &[3], flat(x).iter().enumerate().map(|(i, x)| slope(i, *x)).collect())))
+        };
+        let oasis = Oasis { eps: 1e-30, beta2: 0.9, ..Default::default() };
+        let mut x = single("x", &[3], vec![0.0; 3]);
+        let mut host = Host::over(&oasis, HostSettings::default(), &x, vec![Role::Other]).unwrap();
+        for _ in 0..15 {
+            let gradient = evaluate(&x).unwrap().1;
+            let objective = Objective { loss: 0.0, again: Some(&evaluate) };
+            x = host.step(&oasis, &x, &gradient, 1.0, objective).unwrap();
+        }
+        flat(&x).iter().zip(s).map(|(x, s)| x / s).collect::<Vec<_>>()
+    };
+    // The Hessian products are differences, each with an error of the square of its step.
+    assert!(distance(&path([3.0, 0.5, 2.0]), &path([1.0; 3])) < 1e-6);
+}
+
+#[test]
+fn with_a_constant_diagonal_oasis_is_adaptive_gradient_descent() {
+    let bowl = Bowl { h: vec![vec![0.5, 0.2], vec![0.2, 0.3]], c: vec![1.0, 2.0] };
+    // The floor is above every curvature.
+    let path = bowl.run(&Oasis { eps: 1.0, lr: 0.1, stochastic: false, ..Default::default() }, 30);
+    let gradient = |x: &[f64]| flat(&bowl.gradient(&single("x", &[2], x.to_vec())));
+    let norm = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let (mut x, mut eta, mut theta, mut last) = (vec![0.0; 2], 0.1, f64::INFINITY, None::<(Vec<f64>, Vec<f64>)>);
+    for (at, _, _) in path {
+        let g = gradient(&x);
+        if let Some((before, slope)) = &last {
+            let growth: f64 = (1.0_f64 + theta).sqrt() * eta;
+            let next = growth.min(norm(&x, before) / (2.0 * norm(&g, slope)));
+            (theta, eta) = (next / eta, next);
+        }
+        let next: Vec<f64> = x.iter().zip(&g).map(|(x, g)| x - eta * g).collect();
+        last = Some((std::mem::replace(&mut x, next), g));
+        assert!(distance(&at, &x) < 1e-9);
+    }
+}
+
+#[test]
+fn on_one_batch_the_stochastic_form_of_oasis_is_the_deterministic_one() {
+    let bowl = Bowl { h: vec![vec![2.0, 1.0], vec![1.0, 3.0]], c: vec![5.0, -7.0] };
+    let [once, twice] = [true, false].map(|stochastic| bowl.run(&Oasis { stochastic, ..Default::default() }, 12));
+    assert_eq!(once, twice);
+}
+
+#[test]
+fn oasis_without_gradients_elsewhere_says_what_it_needs() {
+    let x = single("x", &[1], vec![0.0]);
+    let mut host = Host::over(&Oasis::default(), HostSettings::default(), &x, vec![Role::Other]).unwrap();
+    let error = host.step(&Oasis::default(), &x, &x, 1.0, 0.0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "oasis cannot step without gradients at other parameters; hand the host an `Objective` that has them"
+    );
 }
