@@ -9,6 +9,7 @@ mod adafactor;
 mod adagrad;
 mod adamax;
 mod adamw;
+mod allora;
 mod amsgrad;
 mod collapse;
 mod dadapt_adafactor;
@@ -18,10 +19,12 @@ mod factored;
 mod host;
 mod laprop;
 mod oasis;
+mod pairs;
 mod schedule;
 mod sgd;
 
 pub use accumulate::Accumulator;
+pub use allora::RowNorm;
 pub use collapse::{CollapseWatch, Verdict};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
@@ -36,6 +39,7 @@ acclimate_core::methods! {
         adagrad::Adagrad,
         adamax::Adamax,
         adamw::Adamw,
+        allora::Allora,
         amsgrad::Amsgrad,
         dadapt_adafactor::DadaptAdafactor,
         dadapt_adam::DadaptAdam,

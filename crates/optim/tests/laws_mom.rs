@@ -5,8 +5,8 @@ mod common;
 
 use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Rng, Role};
 use acclimate_optim::{
-    Adafactor, Adagrad, Adamax, Adamw, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop, Oasis,
-    Objective,
+    Adafactor, Adagrad, Adamax, Adamw, Allora, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop, Oasis,
+    Objective, RowNorm,
 };
 use burn::tensor::{DType, Device};
 use common::{Problem, distance, flat};
@@ -581,4 +581,76 @@ fn oasis_without_gradients_elsewhere_says_what_it_needs() {
         error.to_string(),
         "oasis cannot step without gradients at other parameters; hand the host an `Objective` that has them"
     );
+}
+
+/// A pair of factors and what they are for.
+fn factors(a: (&[usize], Vec<f64>), b: (&[usize], Vec<f64>)) -> (Params, Vec<Role>) {
+    let mut params = single("site.lora.a", a.0, a.1);
+    params.insert("site.lora.b", AnyTensor::from_f64s(b.1, b.0, DType::F64, &Device::flex()));
+    (params, vec![Role::InputFactor, Role::OutputFactor])
+}
+
+/// The movement of the first step.
+fn first_move(optimiser: &dyn AnyOptimiser, (x, roles): &(Params, Vec<Role>), g: &Params) -> Vec<f64> {
+    let mut host = Host::over(optimiser, HostSettings::default(), x, roles.clone()).unwrap();
+    let next = host.step(optimiser, x, g, 1.0, 0.0).unwrap();
+    flat(&next).iter().zip(flat(x)).map(|(next, x)| next - x).collect()
+}
+
+#[test]
+fn allora_moves_empty_rows_by_eta_and_others_by_less_the_longer_they_are() {
+    let pair =
+        factors((&[2, 3], vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (&[4, 2], vec![0.0, 0.0, 0.3, 0.0, 3.0, 4.0, 0.0, 1e6]));
+    let g = pair.0.map(|_, x| AnyTensor::from_elements(x.elements() * 0.0 + 1.0));
+    let [adam, allora] = [&Adamw::default() as &dyn AnyOptimiser, &Allora { eta: 3.0, ..Default::default() }]
+        .map(|optimiser| first_move(optimiser, &pair, &g));
+    let ratios: Vec<f64> = allora.iter().zip(&adam).map(|(allora, adam)| allora / adam).collect();
+    // A moves as in AdamW. With a unit A the norms of rows are 0, 0.3, 5 and 10⁶.
+    let ninth = 1.0 / 9.0;
+    let c = [3.0, 1.0 / (0.3_f64 + ninth).sqrt(), 1.0 / (5.0_f64 + ninth).sqrt(), 1e-3];
+    let expected: Vec<f64> = [1.0; 6].into_iter().chain(c.into_iter().flat_map(|c| [c, c])).collect();
+    assert!(distance(&ratios, &expected) < 1e-6);
+}
+
+#[test]
+fn rates_of_allora_see_the_update_and_not_its_factors() {
+    let a = vec![1.0, 2.0, 0.5, 0.0, 1.0, -1.0];
+    let b = [0.3, -0.2, 1.0, 0.4];
+    // B·T and T⁻¹·A with T = [[2, 1], [0, 4]].
+    let turned_b = vec![2.0 * b[0], b[0] + 4.0 * b[1], 2.0 * b[2], b[2] + 4.0 * b[3]];
+    let turned_a: Vec<f64> = (0..6).map(|i| if i < 3 { 0.5 * a[i] - 0.125 * a[i + 3] } else { 0.25 * a[i] }).collect();
+    let ones = |pair: &(Params, Vec<Role>)| pair.0.map(|_, x| AnyTensor::from_elements(x.elements() * 0.0 + 1.0));
+    let rates = |norm: RowNorm, a: Vec<f64>, b: Vec<f64>| {
+        let pair = factors((&[2, 3], a), (&[2, 2], b));
+        first_move(&Allora { norm, ..Default::default() }, &pair, &ones(&pair))[6..].to_vec()
+    };
+    let off = |norm| distance(&rates(norm, a.clone(), b.to_vec()), &rates(norm, turned_a.clone(), turned_b.clone()));
+    assert!(off(RowNorm::Update) < 1e-12 && off(RowNorm::Factor) > 1e-5);
+}
+
+#[test]
+fn a_row_of_allora_grows_as_its_differential_equation_says() {
+    let (lr, eta, steps) = (1e-3, 4.0, 2000);
+    let (mut x, roles) = factors((&[1, 1], vec![1.0]), (&[1, 1], vec![0.0]));
+    let allora = Allora { lr, eta, eps: 1e-30, ..Default::default() };
+    let mut host = Host::over(&allora, HostSettings::default(), &x, roles).unwrap();
+    let mut g = x.zeros_like();
+    g.insert("site.lora.b", AnyTensor::from_f64s(vec![-2.0], &[1, 1], DType::F64, &Device::flex()));
+    for _ in 0..steps {
+        x = host.step(&allora, &x, &g, 1.0, 0.0).unwrap();
+    }
+    let solution = (f64::powi(eta, -3) + 1.5 * lr * steps as f64).powf(2.0 / 3.0) - f64::powi(eta, -2);
+    // Steps of one thousandth against a continuous flow.
+    assert!((flat(&x)[1] / solution - 1.0).abs() < 2e-3, "{} and {solution}", flat(&x)[1]);
+}
+
+#[test]
+fn without_a_partner_allora_is_adamw() {
+    let problem = Problem::quadratic(&[1.0, 10.0, 0.1], &[1.0, -2.0, 3.0], 30);
+    for role in [Role::OutputFactor, Role::InputFactor, Role::Weight] {
+        let path = |optimiser: &dyn AnyOptimiser| {
+            flat(&problem.run(optimiser, HostSettings::default(), vec![role])[30].params)
+        };
+        assert_eq!(path(&Allora::default()), path(&Adamw::default()));
+    }
 }
