@@ -18,6 +18,7 @@ mod dadapt_sgd;
 mod factored;
 mod host;
 mod laprop;
+mod loft;
 mod oasis;
 mod pairs;
 mod schedule;
@@ -45,6 +46,7 @@ acclimate_core::methods! {
         dadapt_adam::DadaptAdam,
         dadapt_sgd::DadaptSgd,
         laprop::Laprop,
+        loft::Loft,
         oasis::Oasis,
         sgd::Sgd,
     ];

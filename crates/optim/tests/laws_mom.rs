@@ -5,8 +5,8 @@ mod common;
 
 use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Rng, Role};
 use acclimate_optim::{
-    Adafactor, Adagrad, Adamax, Adamw, Allora, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop, Oasis,
-    Objective, RowNorm,
+    Adafactor, Adagrad, Adamax, Adamw, Allora, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop, Loft,
+    Oasis, Objective, RowNorm,
 };
 use burn::tensor::{DType, Device};
 use common::{Problem, distance, flat};
@@ -653,4 +653,170 @@ fn without_a_partner_allora_is_adamw() {
         };
         assert_eq!(path(&Allora::default()), path(&Adamw::default()));
     }
+}
+
+fn times(x: &[f64], y: &[f64], inner: usize) -> Vec<f64> {
+    let columns = y.len() / inner;
+    let entry = |at: usize| (0..inner).map(|k| x[at / columns * inner + k] * y[k * columns + at % columns]).sum();
+    (0..x.len() / inner * columns).map(entry).collect()
+}
+
+fn transposed(x: &[f64], columns: usize) -> Vec<f64> {
+    let rows = x.len() / columns;
+    (0..x.len()).map(|at| x[at % rows * columns + at / rows]).collect()
+}
+
+/// The slope of a bumpy function of a weight.
+fn slope(w: &[f64]) -> Vec<f64> {
+    let one = |(i, w): (usize, &f64)| (1.0 + (i % 4) as f64) * (w - (i as f64 * 1.7).sin()) + 0.5 * (3.0 * w).cos();
+    w.iter().enumerate().map(one).collect()
+}
+
+/// A, B and the rank of a pair.
+fn read(x: &Params) -> ([Vec<f64>; 2], usize) {
+    let [a, b] = ["site.lora.a", "site.lora.b"].map(|name| x.any(name).unwrap());
+    ([a.to_f64s(), b.to_f64s()], a.shape()[0])
+}
+
+fn product(x: &Params) -> Vec<f64> {
+    let ([a, b], rank) = read(x);
+    times(&b, &a, rank)
+}
+
+/// The gradients of a pair out of the slope of its product.
+fn of_factors(x: &Params) -> Params {
+    let ([a, b], rank) = read(x);
+    let (width, out) = (a.len() / rank, b.len() / rank);
+    let g = slope(&times(&b, &a, rank));
+    let of_b = times(&g, &transposed(&a, width), width);
+    factors((&[rank, width], times(&transposed(&b, rank), &g, out)), (&[out, rank], of_b)).0
+}
+
+/// BA before the first step and after each, with B of shape [out, rank] and A of shape [rank, width].
+fn products(optimiser: &dyn AnyOptimiser, a: &[f64], b: &[f64], rank: usize, steps: usize) -> Vec<Vec<f64>> {
+    let (mut x, roles) = factors((&[rank, a.len() / rank], a.to_vec()), (&[b.len() / rank, rank], b.to_vec()));
+    let mut host = Host::over(optimiser, HostSettings::default(), &x, roles).unwrap();
+    let mut path = vec![product(&x)];
+    for _ in 0..steps {
+        x = host.step(optimiser, &x, &of_factors(&x), 1.0, 0.0).unwrap();
+        path.push(product(&x));
+    }
+    path
+}
+
+/// Without damping and clip.
+fn exact() -> Loft {
+    Loft { lr: 0.05, input_damping: 1e-30, output_damping: 1e-30, clip: f64::INFINITY, ..Default::default() }
+}
+
+fn start(seed: u64, count: usize) -> Vec<f64> {
+    random(seed, 1, count).remove(0)
+}
+
+#[test]
+fn with_the_whole_rank_loft_is_adamw_on_the_weight() {
+    // A and B with unit diagonals and small numbers beside them, so that they stay invertible.
+    let near_unit = |seed| -> Vec<f64> {
+        start(seed, 25).iter().enumerate().map(|(at, x)| 0.2 * x + f64::from(u8::from(at % 6 == 0))).collect()
+    };
+    let (a, b) = (near_unit(20), near_unit(21));
+    let mut w = single("w", &[5, 5], times(&b, &a, 5));
+    let adamw = Adamw { lr: 0.05, eps: 1e-4, ..Default::default() };
+    let mut host = Host::over(&adamw, HostSettings::default(), &w, vec![Role::Weight]).unwrap();
+    let path = products(&exact(), &a, &b, 5, 20);
+    for point in &path[1..] {
+        w = host.step(&adamw, &w, &single("w", &[5, 5], slope(&flat(&w))), 1.0, 0.0).unwrap();
+        assert!(distance(point, &flat(&w)) < 1e-9, "{}", distance(point, &flat(&w)));
+    }
+}
+
+#[test]
+fn the_path_of_loft_does_not_depend_on_the_basis() {
+    let (a, b) = (start(22, 8), start(23, 10));
+    // B·T and T⁻¹·A with T = [[2, 1], [0, 4]].
+    let turned_b = times(&b, &[2.0, 1.0, 0.0, 4.0], 2);
+    let turned_a = times(&[0.5, -0.125, 0.0, 0.25], &a, 2);
+    let [plain, turned] = [(&a, &b), (&turned_a, &turned_b)].map(|(a, b)| products(&exact(), a, b, 2, 20));
+    assert!(distance(&plain[0], &turned[0]) < 1e-14 && distance(&plain[20], &turned[20]) < 1e-9);
+    let adamw = |a: &[f64], b: &[f64]| products(&Adamw { lr: 0.05, ..Default::default() }, a, b, 2, 20).remove(20);
+    assert!(distance(&adamw(&a, &b), &adamw(&turned_a, &turned_b)) > 1e-2);
+}
+
+#[test]
+fn with_all_switches_off_loft_is_adamw_on_the_factors() {
+    let loft =
+        Loft { alternate: false, rescale: false, reproject_momentum: false, reproject_second_moment: false, ..exact() };
+    let adamw = Adamw { lr: 0.05, eps: 1e-4, ..Default::default() };
+    let [loft, adamw] =
+        [&loft as &dyn AnyOptimiser, &adamw].map(|optimiser| products(optimiser, &start(24, 8), &start(25, 10), 2, 20));
+    assert!(distance(&loft[20], &adamw[20]) < 1e-13);
+}
+
+/// Far above all moments, so that what moves is the first moment over it.
+const LARGE: f64 = 1e9;
+
+#[test]
+fn without_moments_loft_is_gradient_descent_projected_on_the_other_factor() {
+    let (a, b) = (start(26, 8), start(27, 10));
+    let loft = Loft { lr: 1e-3 * LARGE, beta1: 0.0, beta2: 0.0, eps: LARGE, ..exact() };
+    let path = products(&loft, &a, &b, 2, 1);
+    // B goes first: the weight moves by the gradient projected on the rows of A.
+    let gram = times(&a, &transposed(&a, 4), 4);
+    let determinant = gram[0] * gram[3] - gram[1] * gram[2];
+    let inverse = [gram[3], -gram[1], -gram[2], gram[0]].map(|x| x / determinant);
+    let projector = times(&transposed(&a, 4), &times(&inverse, &a, 2), 2);
+    let expected: Vec<f64> = times(&slope(&path[0]), &projector, 4).iter().map(|g| -1e-3 * g).collect();
+    let moved: Vec<f64> = path[1].iter().zip(&path[0]).map(|(next, x)| next - x).collect();
+    assert!(distance(&moved, &expected) < 1e-9);
+    assert!(expected.iter().any(|x| x.abs() > 1e-3));
+}
+
+#[test]
+fn loft_clips_the_gradient_of_the_weight() {
+    let size = |clip: f64, a: &[f64], b: &[f64]| {
+        let loft = Loft { lr: LARGE, beta1: 0.0, beta2: 0.0, eps: LARGE, clip, ..exact() };
+        let path = products(&loft, a, b, 2, 1);
+        path[1].iter().zip(&path[0]).map(|(next, x)| (next - x).powi(2)).sum::<f64>().sqrt()
+    };
+    let (a, b) = (start(28, 8), start(29, 10));
+    let tenfold: Vec<f64> = a.iter().map(|a| 10.0 * a).collect();
+    let tenth: Vec<f64> = b.iter().map(|b| 0.1 * b).collect();
+    for (a, b) in [(&a, &b), (&tenfold, &tenth)] {
+        assert!((size(0.5, a, b) - 0.5).abs() < 1e-6 && size(f64::INFINITY, a, b) > 1.0);
+    }
+}
+
+#[test]
+fn loft_starts_from_a_zero_factor_and_goes_on_after_a_change_of_rank() {
+    let (mut x, roles) = factors((&[2, 4], start(30, 8)), (&[5, 2], vec![0.0; 10]));
+    let loft = Loft::default();
+    let mut host = Host::over(&loft, HostSettings::default(), &x, roles).unwrap();
+    for _ in 0..6 {
+        x = host.step(&loft, &x, &of_factors(&x), 1.0, 0.0).unwrap();
+    }
+    assert!(product(&x).iter().all(|w| *w != 0.0));
+    for (param, axis) in [("site.lora.a", 0), ("site.lora.b", 1)] {
+        let edit = Edit { param: param.to_owned(), axis, keep: vec![1], add: None };
+        host.edit(&edit).unwrap();
+        let edited = edit.apply(x.any(param).unwrap(), false).unwrap();
+        x.insert(param, edited);
+    }
+    for _ in 0..6 {
+        x = host.step(&loft, &x, &of_factors(&x), 1.0, 0.0).unwrap();
+    }
+    assert_eq!(host.save().tensors.any("p/site.lora.a").unwrap().shape(), [4, 1, 1]);
+}
+
+#[test]
+fn loft_in_single_precision_follows_double_precision() {
+    let (a, b) = (start(31, 8), start(32, 10));
+    let expected = products(&Loft::default(), &a, &b, 2, 20).remove(20);
+    let (x, roles) = factors((&[2, 4], a), (&[5, 2], b));
+    let mut x = x.cast(DType::F32);
+    let mut host = Host::over(&Loft::default(), HostSettings::default(), &x, roles).unwrap();
+    for _ in 0..20 {
+        x = host.step(&Loft::default(), &x, &of_factors(&x).cast(DType::F32), 1.0, 0.0).unwrap();
+    }
+    // 6e-8 a rounding, amplified by the conditions of the factors over twenty steps.
+    assert!(distance(&product(&x), &expected) < 1e-4);
 }
