@@ -1,14 +1,11 @@
 """OASIS: a transcription of the paper's recursion, since no package has it. Seed 0.
 
 Hessian products are exact here (two backward passes), where the Rust code takes differences of gradients; hence the tolerance. eta is not
-written down: near the minimum it is a quotient of small differences. The random
-signs are those of acclimate's streams, written out independently: ChaCha with 8 rounds, keyed by the SHA-256 of seed, step and purpose;
-a sign is -1 where the top bit of the next 64 is not set.
+written down: near the minimum it is a quotient of small differences. A random sign is -1 where the top bit of the stream's next 64 is
+not set.
 """
 
-import hashlib
 import math
-import struct
 import sys
 from pathlib import Path
 
@@ -16,30 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from golden import header, write
 from problem import card, loss, run, standard
-
-
-def chacha8(key):
-    """The stream's 64-bit words."""
-    mask = 0xFFFFFFFF
-    quarters = [(0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)]
-    quarters += [(0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14)]
-    counter = 0
-    while True:
-        start = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *struct.unpack("<8I", key), counter, 0, 0, 0]
-        s = list(start)
-        for _ in range(4):
-            for a, b, c, d in quarters:
-                for x, y, z, by in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-                    s[x] = (s[x] + s[y]) & mask
-                    s[z] ^= s[x]
-                    s[z] = ((s[z] << by) | (s[z] >> (32 - by))) & mask
-        words = [(w + v) & mask for w, v in zip(s, start)]
-        yield from (low | (high << 32) for low, high in zip(words[::2], words[1::2]))
-        counter += 1
-
-
-def stream(seed, purpose, step):
-    return chacha8(hashlib.sha256(struct.pack("<QQ", seed, step) + purpose.encode()).digest())
+from streams import stream
 
 
 class Oasis(torch.optim.Optimizer):

@@ -123,34 +123,22 @@ impl Optimiser for Adafactor {
 
     fn update(&self, grads: &Params, state: &mut AdafactorState, at: &At<'_>) -> Result<Step> {
         state.t += 1;
-        let t = state.t as f64;
-        let weights = Weights { keep: 1.0 - t.powf(-self.decay_power), first: 1.0 };
-        let (mut updates, mut squares) = (Params::default(), vec![]);
-        for ((name, g), (_, x)) in grads.iter().zip(at.params.iter()) {
-            let g2 = AnyTensor::from_elements(g.elements().square() + self.eps);
-            factored::add([&mut state.rows, &mut state.columns], name, &g2, weights)?;
-            let root = factored::root([&state.rows, &state.columns], name, &g.shape())?;
-            let update = g.elements() / root.expect("squares were added the line before");
-            squares.extend([moments::squares(update.clone()), moments::squares(x.elements())]);
-            updates.insert(name, AnyTensor::from_elements(update));
+        let mut updates = Params::default();
+        for (name, g) in grads.iter() {
+            let second = [&mut state.rows, &mut state.columns];
+            updates.insert(name, normalised(second, name, g, (self.eps, self.decay_power), state.t)?);
         }
-        let (squares, rate) = (read(squares), self.rate(t) * at.lr);
-        let (mut movement, mut rates) = (Params::default(), vec![]);
-        for (((name, update), squares), scale) in updates.iter().zip(squares.chunks(2)).zip(at.scales) {
-            let [update_size, size] = [0, 1].map(|i| (squares[i] / update.count() as f64).sqrt());
-            let size = if self.scale_parameter { size.max(self.scale_floor) } else { 1.0 };
-            let rate = rate * scale * size;
-            let step = update.elements() * (-rate / (update_size / self.clip).max(1.0));
-            rates.push(rate);
-            if self.beta1 == 0.0 {
-                movement.insert(name, AnyTensor::from_elements(step));
-                continue;
+        let sizes = Sizes { clip: self.clip, floor: self.scale_parameter.then_some(self.scale_floor) };
+        let mut step = sizes.step(&updates, self.rate(state.t as f64) * at.lr, at);
+        if self.beta1 > 0.0 {
+            for name in grads.names() {
+                let new = step.movement.take(name).expect("a movement for each update").into_elements();
+                let m = AnyTensor::from_elements(take(&mut state.m, name)? * self.beta1 + new * (1.0 - self.beta1));
+                step.movement.insert(name, m.clone());
+                state.m.insert(name, m);
             }
-            let m = AnyTensor::from_elements(take(&mut state.m, name)? * self.beta1 + step * (1.0 - self.beta1));
-            movement.insert(name, m.clone());
-            state.m.insert(name, m);
         }
-        Ok(Step { movement, decay_rates: rates })
+        Ok(step)
     }
 
     fn state_size(&self, shape: &[usize]) -> usize {
@@ -175,5 +163,46 @@ impl Adafactor {
         }
         let why = "needs `relative_step`; without it the schedule warms up".to_owned();
         Err(Error::Param { method: Self::CARD.name, param: "warmup_init", value: "true".to_owned(), why })
+    }
+}
+
+/// A gradient over the root of its second moment, `t` steps after the start: $U$ with $\varepsilon$ and $c$.
+pub(crate) fn normalised(
+    [rows, columns]: [&mut Params; 2],
+    name: &str,
+    g: &AnyTensor,
+    (eps, decay_power): (f64, f64),
+    t: u64,
+) -> Result<AnyTensor> {
+    let squares = AnyTensor::from_elements(g.elements().square() + eps);
+    let weights = Weights { keep: 1.0 - (t as f64).powf(-decay_power), first: 1.0 };
+    factored::add([rows, columns], name, &squares, weights)?;
+    let root = factored::root([rows, columns], name, &g.shape())?;
+    Ok(AnyTensor::from_elements(g.elements() / root.expect("squares were added the line before")))
+}
+
+/// How long steps may be.
+pub(crate) struct Sizes {
+    /// Largest root mean square of an update.
+    pub(crate) clip: f64,
+    /// Smallest size of a parameter, where its size multiplies the rate.
+    pub(crate) floor: Option<f64>,
+}
+
+impl Sizes {
+    /// The step against some updates.
+    pub(crate) fn step(&self, updates: &Params, rate: f64, at: &At<'_>) -> Step {
+        let both = updates.iter().zip(at.params.iter());
+        let squares = both.flat_map(|((_, update), (_, x))| [update, x].map(|t| moments::squares(t.elements())));
+        let squares = read(squares.collect());
+        let (mut movement, mut decay_rates) = (Params::default(), vec![]);
+        for (((name, update), squares), scale) in updates.iter().zip(squares.chunks(2)).zip(at.scales) {
+            let [update_size, size] = [0, 1].map(|i| (squares[i] / update.count() as f64).sqrt());
+            let rate = rate * scale * self.floor.map_or(1.0, |floor| size.max(floor));
+            let step = update.elements() * (-rate / (update_size / self.clip).max(1.0));
+            movement.insert(name, AnyTensor::from_elements(step));
+            decay_rates.push(rate);
+        }
+        Step { movement, decay_rates }
     }
 }

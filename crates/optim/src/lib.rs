@@ -1,8 +1,8 @@
 //! Optimisers over a whole parameter set, and the host that runs them.
 //!
 //! A method turns gradients into a movement. The [`Host`] owns what no method writes: weight decay, clipping, freezing, rates by
-//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`Schedule`] gives the multiplier of a step, the
-//! [`CollapseWatch`] tells a run that is ruined from one that is slow.
+//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`SketchAccumulator`] does so in little memory, the
+//! [`Schedule`] gives the multiplier of a step, the [`CollapseWatch`] tells a run that is ruined from one that is slow.
 
 mod accumulate;
 mod adafactor;
@@ -16,6 +16,7 @@ mod dadapt_adafactor;
 mod dadapt_adam;
 mod dadapt_sgd;
 mod factored;
+mod flora;
 mod host;
 mod laprop;
 mod loft;
@@ -23,12 +24,14 @@ mod oasis;
 mod pairs;
 mod schedule;
 mod sgd;
+mod sketch;
 
 pub use accumulate::Accumulator;
 pub use allora::RowNorm;
 pub use collapse::{CollapseWatch, Verdict};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
+pub use sketch::SketchAccumulator;
 
 use acclimate_core::{AnyOptimiser, Error, Params, Result, wide};
 use burn::tensor::Tensor;
@@ -45,6 +48,7 @@ acclimate_core::methods! {
         dadapt_adafactor::DadaptAdafactor,
         dadapt_adam::DadaptAdam,
         dadapt_sgd::DadaptSgd,
+        flora::Flora,
         laprop::Laprop,
         loft::Loft,
         oasis::Oasis,

@@ -5,8 +5,8 @@ mod common;
 
 use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Rng, Role};
 use acclimate_optim::{
-    Adafactor, Adagrad, Adamax, Adamw, Allora, Amsgrad, DadaptAdafactor, DadaptAdam, Host, HostSettings, Laprop, Loft,
-    Oasis, Objective, RowNorm,
+    Adafactor, Adagrad, Adamax, Adamw, Allora, Amsgrad, DadaptAdafactor, DadaptAdam, Flora, Host, HostSettings, Laprop,
+    Loft, Oasis, Objective, RowNorm, SketchAccumulator,
 };
 use burn::tensor::{DType, Device};
 use common::{Problem, distance, flat};
@@ -819,4 +819,117 @@ fn loft_in_single_precision_follows_double_precision() {
     }
     // 6e-8 a rounding, amplified by the conditions of the factors over twenty steps.
     assert!(distance(&product(&x), &expected) < 1e-4);
+}
+
+/// A matrix sent down and up by the projection of a seed and a step.
+fn sketched(shape: [usize; 2], g: &[f64], rank: usize, seed: u64, step: u64) -> Vec<f64> {
+    let mut sum = SketchAccumulator::new(rank, seed, step);
+    sum.add(&single("w", &shape, g.to_vec()), 0.0, 1.0);
+    flat(&sum.finish().unwrap().1)
+}
+
+fn squared(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum()
+}
+
+#[test]
+fn a_projection_is_named_by_seed_and_step() {
+    let g = start(40, 24);
+    let draw = |seed, step| sketched([6, 4], &g, 2, seed, step);
+    assert_eq!(draw(1, 1), draw(1, 1));
+    assert!(draw(1, 1) != draw(1, 2) && draw(1, 1) != draw(2, 1));
+}
+
+#[test]
+fn a_decompressed_gradient_is_right_on_average_and_its_error_has_the_closed_form() {
+    const SEEDS: u64 = 4000;
+    for shape in [[5, 4], [4, 5]] {
+        let g = start(41, 20);
+        let size = squared(&g, &[0.0; 20]);
+        for rank in [1, 3] {
+            let draws: Vec<Vec<f64>> = (0..SEEDS).map(|seed| sketched(shape, &g, rank, seed, 1)).collect();
+            let mean: Vec<f64> = (0..20).map(|i| draws.iter().map(|d| d[i]).sum::<f64>() / SEEDS as f64).collect();
+            let error = draws.iter().map(|d| squared(d, &g)).sum::<f64>() / SEEDS as f64;
+            let expected = 5.0 / rank as f64 * size;
+            // Four standard errors of a mean of so many, and a tenth for the heavy tail of squares.
+            assert!(squared(&mean, &g).sqrt() < 4.0 * (expected / SEEDS as f64).sqrt());
+            assert!((error / expected - 1.0).abs() < 0.1, "{error} and {expected}");
+        }
+    }
+}
+
+#[test]
+fn sketches_of_micro_batches_are_the_sketch_of_their_mean() {
+    let parts: Vec<Vec<f64>> = (0..3).map(|at| start(42 + at, 20)).collect();
+    let weights = [3.0, 1.0, 4.0];
+    let mut sum = SketchAccumulator::new(2, 7, 3);
+    for (part, weight) in parts.iter().zip(weights) {
+        let mut gradients = single("w", &[5, 4], part.clone());
+        gradients.insert("bias", AnyTensor::from_f64s(part[..3].to_vec(), &[3], DType::F64, &Device::flex()));
+        sum.add(&gradients, weight, weight);
+    }
+    assert_eq!(sum.held(), 5 * 2 + 3);
+    let (loss, found) = sum.finish().unwrap();
+    let mean: Vec<f64> = (0..20).map(|i| parts.iter().zip(weights).map(|(p, w)| p[i] * w / 8.0).sum()).collect();
+    let expected: Vec<f64> = sketched([5, 4], &mean, 2, 7, 3).into_iter().chain(mean[..3].to_vec()).collect();
+    assert!(distance(&flat(&found), &expected) < 1e-13 && (loss - 26.0 / 8.0).abs() < 1e-15);
+}
+
+#[test]
+fn each_step_of_sketches_has_their_rank_and_steps_together_have_more() {
+    // The largest minor of two rows and two columns, zero for a matrix of rank one.
+    let minor = |x: &[f64]| {
+        let at = |i: usize, j: usize| x[4 * i + j];
+        let minors =
+            (0..4).flat_map(|i| (0..3).map(move |j| at(i, j) * at(i + 1, j + 1) - at(i, j + 1) * at(i + 1, j)));
+        minors.fold(0.0, |largest: f64, minor| largest.max(minor.abs()))
+    };
+    let g = start(45, 20);
+    let [first, second] = [1, 2].map(|step| sketched([5, 4], &g, 1, 0, step));
+    let both: Vec<f64> = first.iter().zip(&second).map(|(x, y)| x + y).collect();
+    assert!(minor(&first) < 1e-14 && minor(&second) < 1e-14 && minor(&both) > 1e-2);
+}
+
+/// The mean squared distance of Flora's path from that with the whole momentum, over some seeds.
+fn away_from_whole(rank: usize, kappa: u64) -> f64 {
+    let gradients = random(46, 12, 36);
+    let flora = |rank, seed| {
+        let settings =
+            Flora { lr: 0.1, rank, kappa, seed, scale_parameter: false, clip: f64::INFINITY, ..Default::default() };
+        fed_matrix(&settings, [6, 6], &gradients).remove(12)
+    };
+    let whole = flora(6, 0);
+    (0..40).map(|seed| squared(&flora(rank, seed), &whole)).sum::<f64>() / 40.0
+}
+
+#[test]
+fn the_more_rank_the_nearer_flora_is_to_the_whole_momentum() {
+    let off = [1, 2, 5].map(|rank| away_from_whole(rank, 1000));
+    // The mean squares fall like 1/rank.
+    assert!(off[0] > 1.4 * off[1] && off[1] > 1.6 * off[2], "{off:?}");
+}
+
+#[test]
+fn changing_the_projection_at_every_step_garbles_the_momentum() {
+    let [often, seldom] = [1, 1000].map(|kappa| away_from_whole(2, kappa));
+    assert!(often > 2.0 * seldom, "{often} and {seldom}");
+}
+
+#[test]
+fn the_state_of_flora_is_a_sketch_a_row_and_a_column() {
+    let flora = Flora::default();
+    assert_eq!(flora.size_of_state(&[4096, 1024]), 128 * 4096 + 4096 + 1024);
+    assert_eq!(flora.size_of_state(&[1024, 4096]), 128 * 4096 + 4096 + 1024);
+    // An embedding, a small matrix and a vector keep it whole.
+    assert_eq!(flora.size_of_state(&[30_000, 512]), 30_000 * 512 + 30_000 + 512);
+    assert_eq!(flora.size_of_state(&[128, 256]), 128 * 256 + 128 + 256);
+    assert_eq!(flora.size_of_state(&[9]), 18);
+}
+
+#[test]
+fn without_momentum_flora_is_adafactor_with_its_own_rate() {
+    let gradients = random(47, 20, 12);
+    let adafactor = Adafactor { lr: 0.1, relative_step: false, ..Default::default() };
+    let flora = Flora { lr: 0.1, beta1: 0.0, ..Default::default() };
+    assert_eq!(fed_matrix(&flora, [4, 3], &gradients), fed_matrix(&adafactor, [4, 3], &gradients));
 }
