@@ -41,6 +41,13 @@ def standard(seed=0):
     )
 
 
+def factors(seed=0):
+    """The same numbers as a pair of factors and a vector."""
+    p = standard(seed)
+    p.shapes = {"s.a": [2, 3], "s.b": [4, 2], "t": [9]}
+    return p
+
+
 def card():
     """The three-number quadratic of the catalogue card: no logistic term (one zero row), no schedule."""
     f64 = lambda v: torch.tensor(v, dtype=torch.float64)

@@ -1,6 +1,6 @@
 //! Method cards: what a method is called, needs and promises, derived from its config struct.
 
-use crate::{Error, Result};
+use crate::{Error, Result, nearest};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// What a method asks of its host or caller; suites read this and never a name.
@@ -133,7 +133,9 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
     fn from_table(table: &toml::Table) -> Result<Self> {
         let names: Vec<&str> = Self::CARD.params.iter().map(|p| p.name).collect();
         if let Some(key) = table.keys().find(|key| !names.contains(&key.as_str())) {
-            return Err(Error::unknown("recipe key", &format!("{}.{key}", Self::CARD.name), names));
+            // Near to the key alone: the method's name before it would make long keys the nearest.
+            let near = nearest(key, names);
+            return Err(Error::Unknown { kind: "recipe key", name: format!("{}.{key}", Self::CARD.name), near });
         }
         let config = Self::deserialize(toml::Value::Table(table.clone()))
             .map_err(|e| Error::Other(format!("{}: {}", Self::CARD.name, e.message())))?;

@@ -79,8 +79,15 @@ pub trait Record: Sized {
     /// When a field is missing.
     fn load(from: &mut RecordReader) -> Result<Self>;
 
-    /// Every field that holds one tensor per parameter, under the parameters' names.
+    /// Every field that holds one tensor per parameter, under the parameters' names and of their shapes. A field that an option switches off
+    /// is empty.
     fn slots_mut(&mut self) -> Vec<&mut Params>;
+
+    /// Every field whose tensors stand under the parameters' names and have shapes of their own. The one of a parameter that changes its
+    /// size is dropped, and the method begins it anew.
+    fn own_mut(&mut self) -> Vec<&mut Params> {
+        vec![]
+    }
 }
 
 /// Collects a [`Record`]: tensors under `field/parameter`, numbers by their bits.

@@ -115,6 +115,8 @@ pub trait AnyState: Send + Sync + std::fmt::Debug {
     fn save(&self) -> RecordWriter;
     /// See [`Record::slots_mut`].
     fn slots(&mut self) -> Vec<&mut Params>;
+    /// See [`Record::own_mut`].
+    fn own(&mut self) -> Vec<&mut Params>;
 }
 
 impl<S: Record + Clone + Send + Sync + std::fmt::Debug + 'static> AnyState for S {
@@ -134,6 +136,9 @@ impl<S: Record + Clone + Send + Sync + std::fmt::Debug + 'static> AnyState for S
     }
     fn slots(&mut self) -> Vec<&mut Params> {
         self.slots_mut()
+    }
+    fn own(&mut self) -> Vec<&mut Params> {
+        self.own_mut()
     }
 }
 
@@ -210,7 +215,7 @@ impl<O: Optimiser> AnyOptimiser for O {
 }
 
 /// A change of one trained tensor's size along one axis, for rank changes and restarts. The host makes the same change to every
-/// optimiser state that is like the parameter.
+/// optimiser state that is like the parameter, and drops what a state keeps of it in other shapes.
 #[derive(Clone, Debug)]
 pub struct Edit {
     /// The tensor's name in the patch.
@@ -248,7 +253,7 @@ impl Edit {
         Ok(Tensor::cat(vec![kept, add], self.axis).into())
     }
 
-    /// Makes the change to every slot of an optimiser's state that holds the parameter.
+    /// Makes the change to every slot of an optimiser's state that holds the parameter, and drops what the state keeps of it in other shapes.
     ///
     /// # Errors
     /// As [`Edit::apply`].
@@ -257,6 +262,13 @@ impl Edit {
             if let Some(tensor) = slot.any(&self.param).cloned() {
                 slot.insert(self.param.clone(), self.apply(&tensor, true)?);
             }
+        }
+        for own in state.own() {
+            let mut others = Params::default();
+            for (name, tensor) in own.iter().filter(|(name, _)| *name != self.param) {
+                others.insert(name, tensor.clone());
+            }
+            *own = others;
         }
         Ok(())
     }

@@ -83,7 +83,9 @@ pub fn derive_fields(input: TokenStream) -> TokenStream {
 
 /// Implements `acclimate_core::Record` for the state of an optimiser or a test-time method: how it is saved and resumed.
 ///
-/// A field is a `Params`, which holds one tensor per parameter, or a `f64`, `u64`, `bool` or `Vec<f64>`.
+/// A field is a `Params`, which holds one tensor per parameter, or a `f64`, `u64`, `bool` or `Vec<f64>`. The tensors of a `Params` have the
+/// shapes of the parameters, so that a change of a parameter's size is made to them too; with `#[record(own)]` they have shapes of their own,
+/// and that of a parameter which changes is dropped.
 ///
 /// ```ignore
 /// #[derive(Clone, Debug, Record)]
@@ -93,7 +95,7 @@ pub fn derive_fields(input: TokenStream) -> TokenStream {
 ///     step: u64,
 /// }
 /// ```
-#[proc_macro_derive(Record)]
+#[proc_macro_derive(Record, attributes(record))]
 pub fn derive_record(input: TokenStream) -> TokenStream {
     derive(input, record::expand)
 }

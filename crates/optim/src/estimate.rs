@@ -68,6 +68,10 @@ impl<S: Record> Record for Adapted<S> {
     fn slots_mut(&mut self) -> Vec<&mut Params> {
         self.own.slots_mut()
     }
+
+    fn own_mut(&mut self) -> Vec<&mut Params> {
+        self.own.own_mut()
+    }
 }
 
 /// The squares of the gradient and of the displacement over all parameters, in the units $x / \sqrt r$ that relative rates

@@ -416,7 +416,7 @@ impl Host {
             }
             .map_err(other)?;
             let live = group.of(&patch.params);
-            for slots in state.slots() {
+            for slots in state.slots().into_iter().filter(|slots| !slots.is_empty()) {
                 for (name, x) in live.iter() {
                     let found = slots.any(name).map(AnyTensor::shape);
                     if found.as_ref() != Some(&x.shape()) {

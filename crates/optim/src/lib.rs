@@ -1,12 +1,18 @@
 //! Optimisers over a whole parameter set, and the host that runs them.
 //!
 //! A method turns gradients into a movement. The [`Host`] owns what no method writes: weight decay, clipping, freezing, rates by
-//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`Schedule`] gives the multiplier of a step, the
-//! [`CollapseWatch`] tells a run that is ruined from one that is slow.
+//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`SketchAccumulator`] does so in little memory, the
+//! [`Schedule`] gives the multiplier of a step, the [`CollapseWatch`] tells a run that is ruined from one that is slow.
 
 mod accumulate;
+mod adafactor;
+mod adagrad;
+mod adamax;
 mod adamw;
+mod allora;
+mod amsgrad;
 mod collapse;
+mod dadapt_adafactor;
 mod dadapt_adagrad;
 mod dadapt_adam;
 mod dadapt_adam_preprint;
@@ -19,28 +25,43 @@ mod dadapt_sgd;
 mod dog;
 mod dowg;
 mod estimate;
+mod factored;
+mod flora;
 mod host;
+mod laprop;
+mod loft;
 mod momo;
 mod momo_adam;
+mod oasis;
+mod pairs;
 mod prodigy;
 mod schedule;
 mod schedule_free_adamw;
 mod schedule_free_sgd;
 mod sgd;
+mod sketch;
 
 pub use accumulate::Accumulator;
+pub use allora::RowNorm;
 pub use collapse::{CollapseWatch, Verdict};
 pub use dadapt_dual_averaging::{DualAveragingBound, DualAveragingForm, dual_averaging_bound};
 pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
+pub use sketch::SketchAccumulator;
 
-use acclimate_core::{AnyOptimiser, Error, Params, Result, Step};
+use acclimate_core::{AnyOptimiser, Error, Params, Result, Step, wide};
 use burn::tensor::Tensor;
 
 acclimate_core::methods! {
     /// All optimisers.
     pub static METHODS: dyn AnyOptimiser = [
+        adafactor::Adafactor,
+        adagrad::Adagrad,
+        adamax::Adamax,
         adamw::Adamw,
+        allora::Allora,
+        amsgrad::Amsgrad,
+        dadapt_adafactor::DadaptAdafactor,
         dadapt_adagrad::DadaptAdagrad,
         dadapt_adam::DadaptAdam,
         dadapt_adam_preprint::DadaptAdamPreprint,
@@ -52,8 +73,12 @@ acclimate_core::methods! {
         dadapt_sgd::DadaptSgd,
         dog::Dog,
         dowg::Dowg,
+        flora::Flora,
+        laprop::Laprop,
+        loft::Loft,
         momo::Momo,
         momo_adam::MomoAdam,
+        oasis::Oasis,
         prodigy::Prodigy,
         schedule_free_adamw::ScheduleFreeAdamw,
         schedule_free_sgd::ScheduleFreeSgd,
@@ -78,4 +103,13 @@ fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
 /// A step that moves nothing.
 fn still(grads: &Params) -> Step {
     Step { movement: grads.zeros_like(), decay_rates: vec![0.0; grads.len()] }
+}
+
+/// One-number tensors as numbers, fetched from the device in a single read.
+fn read(parts: Vec<Tensor<1>>) -> Vec<f64> {
+    if parts.is_empty() {
+        return vec![];
+    }
+    let parts = parts.into_iter().map(wide).collect();
+    Tensor::cat(parts, 0).to_data().try_into_vec_as::<f64>().expect("cast to f64")
 }
