@@ -93,6 +93,54 @@ pub struct MomoState {
     k: u64,
 }
 
+impl Optimiser for Momo {
+    type State = MomoState;
+
+    fn init(&self, params: &Params) -> Result<MomoState> {
+        Ok(MomoState { m: params.zeros_like(), loss: 0.0, product: 0.0, bound: self.lower_bound, step: 0.0, k: 0 })
+    }
+
+    fn update(&self, grads: &Params, state: &mut MomoState, at: &At<'_>) -> Result<Step> {
+        let rate = self.lr * at.lr;
+        state.k += 1;
+        // The first batch is its own mean.
+        let beta = if state.k == 1 && !self.bias_correction { 0.0 } else { self.momentum };
+        let weight = if self.bias_correction { 1.0 - self.momentum.powf(state.k as f64) } else { 1.0 };
+        let mut model = Model::default();
+        for ((((name, g), x), &r), &decay) in grads.iter().zip(at.params.iter()).zip(at.scales).zip(at.decays) {
+            let g = g.elements();
+            let m = slot(&state.m, name)? * beta + g.clone() * (1.0 - beta);
+            model.add(x.1, [&g, &m, &m], r, rate, decay);
+            state.m.insert(name, AnyTensor::from_elements(m));
+        }
+        let run = Run {
+            loss: &mut state.loss,
+            product: &mut state.product,
+            bound: &mut state.bound,
+            lowest: self.estimate_bound.then_some(self.lower_bound),
+            beta,
+            weight,
+            rate,
+        };
+        let (step, decay_rates) = model.step(at.loss, run);
+        state.step = step;
+        let mut movement = Params::default();
+        for ((name, m), (&r, &decay)) in state.m.iter().zip(at.scales.iter().zip(at.decays)) {
+            let step = m.elements() * (-step * r * Model::left(rate * r, decay));
+            movement.insert(name, AnyTensor::from_elements(step));
+        }
+        Ok(Step { movement, decay_rates })
+    }
+
+    fn state_size(&self, shape: &[usize]) -> usize {
+        shape.iter().product()
+    }
+
+    fn log(&self, state: &MomoState) -> Vec<(&'static str, f64)> {
+        vec![("step", state.step), ("lower_bound", state.bound)]
+    }
+}
+
 /// The truncated model of the loss at a step, in the making.
 #[derive(Default)]
 pub(crate) struct Model {
@@ -157,53 +205,5 @@ impl Model {
             *run.bound = ((value + whole - 0.5 * step * square) / weight).max(lowest);
         }
         (step, self.decay_rates)
-    }
-}
-
-impl Optimiser for Momo {
-    type State = MomoState;
-
-    fn init(&self, params: &Params) -> Result<MomoState> {
-        Ok(MomoState { m: params.zeros_like(), loss: 0.0, product: 0.0, bound: self.lower_bound, step: 0.0, k: 0 })
-    }
-
-    fn update(&self, grads: &Params, state: &mut MomoState, at: &At<'_>) -> Result<Step> {
-        let rate = self.lr * at.lr;
-        state.k += 1;
-        // The first batch is its own mean.
-        let beta = if state.k == 1 && !self.bias_correction { 0.0 } else { self.momentum };
-        let weight = if self.bias_correction { 1.0 - self.momentum.powf(state.k as f64) } else { 1.0 };
-        let mut model = Model::default();
-        for ((((name, g), x), &r), &decay) in grads.iter().zip(at.params.iter()).zip(at.scales).zip(at.decays) {
-            let g = g.elements();
-            let m = slot(&state.m, name)? * beta + g.clone() * (1.0 - beta);
-            model.add(x.1, [&g, &m, &m], r, rate, decay);
-            state.m.insert(name, AnyTensor::from_elements(m));
-        }
-        let run = Run {
-            loss: &mut state.loss,
-            product: &mut state.product,
-            bound: &mut state.bound,
-            lowest: self.estimate_bound.then_some(self.lower_bound),
-            beta,
-            weight,
-            rate,
-        };
-        let (step, decay_rates) = model.step(at.loss, run);
-        state.step = step;
-        let mut movement = Params::default();
-        for ((name, m), (&r, &decay)) in state.m.iter().zip(at.scales.iter().zip(at.decays)) {
-            let step = m.elements() * (-step * r * Model::left(rate * r, decay));
-            movement.insert(name, AnyTensor::from_elements(step));
-        }
-        Ok(Step { movement, decay_rates })
-    }
-
-    fn state_size(&self, shape: &[usize]) -> usize {
-        shape.iter().product()
-    }
-
-    fn log(&self, state: &MomoState) -> Vec<(&'static str, f64)> {
-        vec![("step", state.step), ("lower_bound", state.bound)]
     }
 }

@@ -177,12 +177,6 @@ impl Prodigy {
     }
 }
 
-/// What a state keeps for a slice; nothing yet where it is of another size.
-fn kept(field: &Params, name: &str, like: &Tensor<1>) -> Tensor<1> {
-    let found = slot(field, name).ok().filter(|found| found.shape() == like.shape());
-    found.unwrap_or_else(|| like.zeros_like())
-}
-
 impl Optimiser for Prodigy {
     type State = Adapted<ProdigyState>;
 
@@ -251,4 +245,10 @@ impl Optimiser for Prodigy {
     fn restart(&self, params: &Params, ruined: &Self::State, share: f64) -> Result<Option<Self::State>> {
         Ok(Some(ruined.restarted(self.fresh(params), self.d0, share)))
     }
+}
+
+/// What a state keeps for a slice; nothing yet where it is of another size.
+fn kept(field: &Params, name: &str, like: &Tensor<1>) -> Tensor<1> {
+    let found = slot(field, name).ok().filter(|found| found.shape() == like.shape());
+    found.unwrap_or_else(|| like.zeros_like())
 }

@@ -83,6 +83,38 @@ pub struct ScheduleFreeSgdState {
     k: u64,
 }
 
+impl Optimiser for ScheduleFreeSgd {
+    type State = ScheduleFreeSgdState;
+
+    fn init(&self, params: &Params) -> Result<ScheduleFreeSgdState> {
+        Ok(ScheduleFreeSgdState { lead: params.zeros_like(), largest: 0.0, weights: 0.0, k: 0 })
+    }
+
+    fn update(&self, grads: &Params, state: &mut ScheduleFreeSgdState, at: &At<'_>) -> Result<Step> {
+        let base = self.lr * at.lr;
+        state.k += 1;
+        state.largest = state.largest.max(base);
+        let share = share(state.largest, &mut state.weights, state.k, self.power);
+        let (mut movement, mut decay_rates) = (Params::default(), vec![]);
+        for ((((name, g), y), &r), &decay) in grads.iter().zip(at.params.iter()).zip(at.scales).zip(at.decays) {
+            let part = Part { momentum: self.momentum, share, rate: base * r, decay };
+            let [step, next] = part.step(g.elements(), slot(&state.lead, name)?, y.1);
+            state.lead.insert(name, AnyTensor::from_elements(next));
+            movement.insert(name, AnyTensor::from_elements(step));
+            decay_rates.push(part.rate_of_y());
+        }
+        Ok(Step { movement, decay_rates })
+    }
+
+    fn state_size(&self, shape: &[usize]) -> usize {
+        shape.iter().product()
+    }
+
+    fn eval(&self, params: &Params, state: &ScheduleFreeSgdState) -> Params {
+        params.zip(&state.lead, |y, lead| y + lead)
+    }
+}
+
 /// The share $c$ of the next point in the average, from the largest rate so far, the sum of the weights and the step.
 pub(crate) fn share(largest: f64, weights: &mut f64, k: u64, power: f64) -> f64 {
     let weight = (k as f64).powf(power) * largest.powi(2);
@@ -115,37 +147,5 @@ impl Part {
         let movement = lead.clone() * (-share * momentum / (1.0 - momentum)) - direction.clone() * self.rate_of_y();
         let whole = if decay > 0.0 { direction + y.elements() * decay } else { direction };
         [movement, (lead + whole * ((1.0 - momentum) * rate)) * (1.0 - share)]
-    }
-}
-
-impl Optimiser for ScheduleFreeSgd {
-    type State = ScheduleFreeSgdState;
-
-    fn init(&self, params: &Params) -> Result<ScheduleFreeSgdState> {
-        Ok(ScheduleFreeSgdState { lead: params.zeros_like(), largest: 0.0, weights: 0.0, k: 0 })
-    }
-
-    fn update(&self, grads: &Params, state: &mut ScheduleFreeSgdState, at: &At<'_>) -> Result<Step> {
-        let base = self.lr * at.lr;
-        state.k += 1;
-        state.largest = state.largest.max(base);
-        let share = share(state.largest, &mut state.weights, state.k, self.power);
-        let (mut movement, mut decay_rates) = (Params::default(), vec![]);
-        for ((((name, g), y), &r), &decay) in grads.iter().zip(at.params.iter()).zip(at.scales).zip(at.decays) {
-            let part = Part { momentum: self.momentum, share, rate: base * r, decay };
-            let [step, next] = part.step(g.elements(), slot(&state.lead, name)?, y.1);
-            state.lead.insert(name, AnyTensor::from_elements(next));
-            movement.insert(name, AnyTensor::from_elements(step));
-            decay_rates.push(part.rate_of_y());
-        }
-        Ok(Step { movement, decay_rates })
-    }
-
-    fn state_size(&self, shape: &[usize]) -> usize {
-        shape.iter().product()
-    }
-
-    fn eval(&self, params: &Params, state: &ScheduleFreeSgdState) -> Params {
-        params.zip(&state.lead, |y, lead| y + lead)
     }
 }
