@@ -33,7 +33,7 @@ pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 pub use sketch::SketchAccumulator;
 
-use acclimate_core::{AnyOptimiser, Error, Params, Result, wide};
+use acclimate_core::{AnyOptimiser, AnyTensor, Error, Params, Result, wide};
 use burn::tensor::Tensor;
 
 acclimate_core::methods! {
@@ -67,6 +67,17 @@ fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
     match field.take(name) {
         Some(tensor) => Ok(tensor.into_elements()),
         None => Err(Error::unknown("optimiser state", name, field.names())),
+    }
+}
+
+/// What a state keeps of a parameter in a shape of its own; none before the first step and after a change of the parameter's size.
+fn kept(field: &Params, name: &str, shape: &[usize]) -> Result<Option<AnyTensor>> {
+    match field.any(name) {
+        Some(tensor) if tensor.shape() != shape => {
+            let (what, expected) = (format!("optimiser state of `{name}`"), format!("{shape:?}"));
+            Err(Error::Shape { what, expected, got: tensor.shape() })
+        }
+        tensor => Ok(tensor.cloned()),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Rng, Role};
+use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Patch, RecordReader, Rng, Role};
 use acclimate_optim::{
     Adafactor, Adagrad, Adamax, Adamw, Allora, Amsgrad, DadaptAdafactor, DadaptAdam, Flora, Host, HostSettings, Laprop,
     Loft, Oasis, Objective, RowNorm, SketchAccumulator,
@@ -932,4 +932,30 @@ fn without_momentum_flora_is_adafactor_with_its_own_rate() {
     let adafactor = Adafactor { lr: 0.1, relative_step: false, ..Default::default() };
     let flora = Flora { lr: 0.1, beta1: 0.0, ..Default::default() };
     assert_eq!(fed_matrix(&flora, [4, 3], &gradients), fed_matrix(&adafactor, [4, 3], &gradients));
+}
+
+#[test]
+fn one_step_of_lora_is_the_gradient_sent_down_and_up() {
+    // The projection of rank one out of what it makes of the unit matrix, which is p·pᵀ.
+    let unit: Vec<f64> = (0..16).map(|at| f64::from(u8::from(at % 5 == 0))).collect();
+    let outer = sketched([4, 4], &unit, 1, 3, 1);
+    let a: Vec<f64> = outer[..4].iter().map(|x| x / outer[0].sqrt()).collect();
+    let g = start(48, 24);
+    // B after a step of rate one from zero is −G·Aᵀ.
+    let b: Vec<f64> = times(&g, &a, 4).iter().map(|b| -b).collect();
+    let sent: Vec<f64> = sketched([6, 4], &g, 1, 3, 1).iter().map(|g| -g).collect();
+    assert!(distance(&times(&b, &a, 1), &sent) < 1e-13);
+}
+
+#[test]
+fn a_state_of_another_rank_is_refused() {
+    let flora = |rank| Flora { rank, ..Default::default() };
+    let mut patch = Patch::new();
+    patch.params = single("w", &[6, 6], start(49, 36));
+    let mut host = Host::new(&flora(2), HostSettings::default(), &patch).unwrap();
+    host.step(&flora(2), &patch.params, &patch.params, 1.0, 0.0).unwrap();
+    let mut saved = RecordReader::from(host.save());
+    let mut host = Host::load(&flora(3), HostSettings::default(), &patch, &mut saved).unwrap();
+    let error = host.step(&flora(3), &patch.params, &patch.params, 1.0, 0.0).unwrap_err();
+    assert_eq!(error.to_string(), "optimiser state of `w`: expected shape [6, 3], got [6, 2]");
 }
