@@ -4,7 +4,7 @@
 mod common;
 mod fed;
 
-use acclimate_core::{AnyOptimiser, AnyTensor, Edit, Params, Patch, RecordReader, Role};
+use acclimate_core::{AnyOptimiser, AnyState, AnyTensor, At, Edit, Params, Patch, RecordReader, Role};
 use acclimate_optim::{Adafactor, Adamw, Allora, Flora, Host, HostSettings, Loft, RowNorm, SketchAccumulator};
 use burn::tensor::{DType, Device};
 use common::{Problem, distance, flat};
@@ -232,6 +232,27 @@ fn loft_starts_from_a_zero_factor_and_goes_on_after_a_change_of_rank() {
         x = host.step(&loft, &x, &of_factors(&x), 1.0, 0.0).unwrap();
     }
     assert_eq!(host.save().tensors.any("p/site.lora.a").unwrap().shape(), [4, 1, 1]);
+}
+
+#[test]
+fn a_saved_state_of_loft_goes_on_bit_for_bit() {
+    let (mut x, roles) = factors((&[2, 4], start(33, 8)), (&[5, 2], start(34, 10)));
+    let loft: &dyn AnyOptimiser = &Loft::default();
+    let step = |x: &Params, state: &mut dyn AnyState, step: u64| {
+        let at = At { params: x, lr: 1.0, scales: &[1.0; 2], roles: &roles, loss: 0.0, step, again: None };
+        x.zip(&loft.step(&of_factors(x), state, &at).unwrap().movement, |x, movement| x + movement)
+    };
+    let mut state = loft.start(&x).unwrap();
+    for k in 1..=5 {
+        x = step(&x, state.as_mut(), k);
+    }
+    let mut again = loft.restore(&mut RecordReader::from(state.save())).unwrap();
+    let mut other = x.clone();
+    for k in 6..=9 {
+        x = step(&x, state.as_mut(), k);
+        other = step(&other, again.as_mut(), k);
+    }
+    assert_eq!(x.fingerprint(), other.fingerprint());
 }
 
 #[test]
