@@ -1,7 +1,7 @@
-"""LaProp: a transcription of the authors' laprop.py (Z-T-WANG/LaProp-Optimizer, commit 9373f13), whose calls torch 2.8 no longer has.
+"""LaProp: a transcription of the authors' laprop.py (Z-T-WANG/LaProp-Optimizer, commit 9373f13), which is in no package. Seed 0.
 
-Seed 0. Their weight decay leaves the rate out and comes after the step; the host's cases decay before it by lr * weight_decay, or add the
-decay to the gradient.
+Their file gave the same numbers to 1e-15, when it was tried once, in the cases without decay. Their decay leaves the rate out and comes
+after the step; the host's cases decay before it by lr * weight_decay, or add the decay to the gradient.
 """
 
 import sys

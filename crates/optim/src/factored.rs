@@ -4,7 +4,8 @@
 //! nearest of rank one in the sense of the I-divergence. A tensor of more axes is a matrix of its first axis and the rest; of one axis
 //! everything is kept. What is missing is begun anew.
 
-use acclimate_core::{AnyTensor, Error, Params, Result};
+use crate::kept;
+use acclimate_core::{AnyTensor, Params, Result};
 use burn::tensor::{DType, Tensor};
 
 /// How squares enter a running mean.
@@ -54,11 +55,7 @@ fn matrix(tensor: &AnyTensor) -> Option<Tensor<2>> {
 }
 
 fn mix(field: &mut Params, name: &str, new: &AnyTensor, Weights { keep, first }: Weights) -> Result<()> {
-    let mean = match field.any(name) {
-        Some(old) if old.shape() != new.shape() => {
-            let (expected, what) = (format!("{:?}", new.shape()), format!("second moment of `{name}`"));
-            return Err(Error::Shape { what, expected, got: old.shape() });
-        }
+    let mean = match kept(field, name, &new.shape())? {
         Some(old) => old.elements() * keep + new.elements() * (1.0 - keep),
         None => new.elements() * first,
     };

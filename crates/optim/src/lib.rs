@@ -49,7 +49,7 @@ pub use host::{Groups, Host, HostSettings, Objective};
 pub use schedule::Schedule;
 pub use sketch::SketchAccumulator;
 
-use acclimate_core::{AnyOptimiser, Error, Params, Result, Step, wide};
+use acclimate_core::{AnyOptimiser, AnyTensor, Error, Params, Result, Step, wide};
 use burn::tensor::Tensor;
 
 acclimate_core::methods! {
@@ -103,6 +103,17 @@ fn take(field: &mut Params, name: &str) -> Result<Tensor<1>> {
 /// A step that moves nothing.
 fn still(grads: &Params) -> Step {
     Step { movement: grads.zeros_like(), decay_rates: vec![0.0; grads.len()] }
+}
+
+/// What a state keeps of a parameter in a shape of its own; none before the first step and after a change of the parameter's size.
+fn kept(field: &Params, name: &str, shape: &[usize]) -> Result<Option<AnyTensor>> {
+    match field.any(name) {
+        Some(tensor) if tensor.shape() != shape => {
+            let (what, expected) = (format!("optimiser state of `{name}`"), format!("{shape:?}"));
+            Err(Error::Shape { what, expected, got: tensor.shape() })
+        }
+        tensor => Ok(tensor.cloned()),
+    }
 }
 
 /// One-number tensors as numbers, fetched from the device in a single read.

@@ -1,4 +1,4 @@
-use crate::slot;
+use crate::{kept, slot};
 use acclimate_core::{
     AnyTensor, At, Error, Evaluate, Method, Optimiser, Params, Record, Result, Rng, Step, moments, total, totals, wide,
 };
@@ -198,7 +198,7 @@ impl Oasis {
         }
         for ((name, x), sum) in params.iter().zip(sums) {
             let mean = (sum.expect("there is at least one draw") / draws as f64).cast(x.dtype());
-            let mean = match diagonal.any(name) {
+            let mean = match kept(diagonal, name, &x.shape())? {
                 Some(old) => old.elements() * self.beta2 + mean * (1.0 - self.beta2),
                 None => mean,
             };
