@@ -76,6 +76,10 @@ impl Optim {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
             bar.set_message(what.to_owned());
+            // Where there is no terminal, a line for each twentieth.
+            if bar.is_hidden() && !self.json && done * 20 / all != (done - 1) * 20 / all {
+                render::say(&format!("{done} of {all} fits: {what}"));
+            }
         })?;
         bar.finish_and_clear();
         std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
