@@ -1,5 +1,6 @@
+use crate::estimate::Adapted;
 use crate::factored::{self, Weights};
-use crate::take;
+use crate::{still, take};
 use acclimate_core::{AnyTensor, At, Method, Optimiser, Params, Record, Result, Step, totals, wide};
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +83,7 @@ pub struct DadaptAdafactor {
 
 impl Default for DadaptAdafactor {
     fn default() -> Self {
-        Self { d0: 1e-6, growth_rate: 1.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, bias_correction: true }
+        Self { d0: 1e-4, growth_rate: 1.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, bias_correction: true }
     }
 }
 
@@ -95,38 +96,32 @@ pub struct DadaptAdafactorState {
     rows: Params,
     #[record(own)]
     columns: Params,
-    d: f64,
-    d_hat: f64,
     numerator: f64,
-    /// $d$ never exceeds it.
-    ceiling: f64,
     k: u64,
 }
 
-impl Optimiser for DadaptAdafactor {
-    type State = DadaptAdafactorState;
+impl DadaptAdafactorState {
+    fn new(params: &Params) -> Self {
+        let (zeros, none) = (params.zeros_like(), Params::default());
+        Self { m: zeros.clone(), s: zeros, rows: none.clone(), columns: none, numerator: 0.0, k: 0 }
+    }
+}
 
-    fn init(&self, params: &Params) -> Result<DadaptAdafactorState> {
-        Ok(DadaptAdafactorState {
-            m: params.zeros_like(),
-            s: params.zeros_like(),
-            rows: Params::default(),
-            columns: Params::default(),
-            d: self.d0,
-            d_hat: 0.0,
-            numerator: 0.0,
-            ceiling: f64::INFINITY,
-            k: 0,
-        })
+impl Optimiser for DadaptAdafactor {
+    type State = Adapted<DadaptAdafactorState>;
+
+    fn init(&self, params: &Params) -> Result<Self::State> {
+        Ok(Adapted::new(DadaptAdafactorState::new(params), self.d0))
     }
 
-    fn update(&self, grads: &Params, state: &mut DadaptAdafactorState, at: &At<'_>) -> Result<Step> {
+    fn update(&self, grads: &Params, adapted: &mut Self::State, at: &At<'_>) -> Result<Step> {
         let Self { beta1, beta2, eps, .. } = *self;
-        let b = beta2.sqrt();
+        let (b, d) = (beta2.sqrt(), adapted.d());
+        let state = &mut adapted.own;
         let next = state.k as f64 + 1.0;
         let start = 1.0 - beta2.powf(next);
         let correction = if self.bias_correction { start.sqrt() / (1.0 - beta1.powf(next)) } else { 1.0 };
-        let rate = state.d * at.lr * correction;
+        let rate = d * at.lr * correction;
         let weights = Weights { keep: beta2, first: start };
         let mut movement = Params::default();
         let (mut products, mut norms) = (vec![], vec![]);
@@ -149,12 +144,12 @@ impl Optimiser for DadaptAdafactor {
         }
         let [product, norm] = totals([products, norms]);
         if norm == 0.0 {
-            return Ok(Step { movement: grads.zeros_like(), decay_rates: vec![0.0; grads.len()] });
+            return Ok(still(grads));
         }
         state.numerator = b * state.numerator + (1.0 - b) * rate * product;
-        state.d_hat = state.numerator / ((1.0 - b) * norm);
-        state.d = state.d.max(state.d_hat.min(state.d * self.growth_rate).min(state.ceiling));
         state.k += 1;
+        let d_hat = state.numerator / ((1.0 - b) * norm);
+        adapted.learn(d_hat, self.growth_rate);
         Ok(Step { movement, decay_rates: vec![rate; grads.len()] })
     }
 
@@ -166,17 +161,11 @@ impl Optimiser for DadaptAdafactor {
         true
     }
 
-    fn log(&self, state: &DadaptAdafactorState) -> Vec<(&'static str, f64)> {
-        vec![("d", state.d), ("d_hat", state.d_hat)]
+    fn log(&self, state: &Self::State) -> Vec<(&'static str, f64)> {
+        state.log()
     }
 
-    fn restart(
-        &self,
-        params: &Params,
-        ruined: &DadaptAdafactorState,
-        share: f64,
-    ) -> Result<Option<DadaptAdafactorState>> {
-        let ceiling = share * ruined.d;
-        Ok(Some(DadaptAdafactorState { d: self.d0.min(ceiling), ceiling, ..self.init(params)? }))
+    fn restart(&self, params: &Params, ruined: &Self::State, share: f64) -> Result<Option<Self::State>> {
+        Ok(Some(ruined.restarted(DadaptAdafactorState::new(params), self.d0, share)))
     }
 }

@@ -351,13 +351,13 @@ impl Host {
     /// groups.
     pub fn report(&self, optimiser: &dyn AnyOptimiser) -> Vec<(String, f64)> {
         let several = self.plan.groups.len() > 1;
-        let groups = self.plan.groups.iter().zip(&self.states);
-        let named = |(group, state): (&Group, &Box<dyn AnyState>)| {
+        let mut all = vec![];
+        for (group, state) in self.plan.groups.iter().zip(&self.states) {
             let prefix = if several { group.prefix() } else { String::new() };
             let numbers = optimiser.report(state.as_ref());
-            numbers.into_iter().map(|(name, number)| (format!("{prefix}{name}"), number)).collect::<Vec<_>>()
-        };
-        groups.flat_map(named).collect()
+            all.extend(numbers.into_iter().map(|(name, number)| (format!("{prefix}{name}"), number)));
+        }
+        all
     }
 
     /// Forgets the run and holds the method's own rate below `share` of what it had reached. Whether the method can.
