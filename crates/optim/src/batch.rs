@@ -37,13 +37,15 @@ pub enum BatchTest {
 /// micro-batches, $\sum_g n_g (\mu_g - \bar g)(\mu_g - \bar g)^\top / (G - 1)$ is $\Sigma$ itself where each holds one example, and has the
 /// expectation $\Sigma$ where they hold more, if examples are drawn independently. So few large micro-batches give a test that is right on
 /// average and noisy, most of all along the gradient, which is a single direction. Micro-batches that are sorted by something the gradient
-/// depends on, such as length, make it err upwards. Where a loss is a mean over words, weights are words, and the answer is that share of
-/// the batch's rows; the sums for coordinates and along the gradient are over the whole parameter set, not tensor by tensor.
+/// depends on, such as length, make it err upwards. For products with $\bar g$, which is known last, at most 64 micro-batches are held; of
+/// more, neighbours are joined, and exactness ends there. Where a loss is a mean over words, examples are words, and the answer is in rows,
+/// in proportion.
 ///
 /// **What is ours.** `growth` bounds the factor of one test, since $\lVert \bar g \rVert$ in a small batch may be small by chance; `inf` is
 /// the paper. `quantile` below 1 lets a share of the coordinates fail, since among many some mean is always next to zero; coordinates in which
-/// all gradients are zero do not count. The paper's code sums variances of inner products tensor by tensor and divides by the norm over all
-/// tensors; the inner product here is over all parameters. The test by coordinates is after the paper's description: its code has none.
+/// all gradients are zero do not count. The paper's code sums the variances of one inner product for each tensor, over the norm of all; the
+/// inner product here is over all parameters, as the test is defined. The test by coordinates is the norm test of each coordinate: the
+/// paper's code has none. The learning rate stays as it is when the batch grows.
 ///
 /// ```
 /// use acclimate_core::{AnyTensor, Params};

@@ -118,9 +118,9 @@ fn single_examples_equal_merged_groups() {
     let mut about = vec![0.0; 9];
     for group in [&rows[..3], &rows[3..10], &rows[10..11], &rows[11..]] {
         let own = mean(group);
-        for j in 0..9 {
+        for (j, about) in about.iter_mut().enumerate() {
             let within = if group.len() > 1 { variance(&column(group, j)) } else { 0.0 };
-            about[j] += (group.len() - 1) as f64 * within + group.len() as f64 * (own[j] - centre[j]).powi(2);
+            *about += (group.len() - 1) as f64 * within + group.len() as f64 * (own[j] - centre[j]).powi(2);
         }
     }
     let spread = single(BatchTest::Coordinates, &rows);
