@@ -1,5 +1,5 @@
 //! The JSON schema of recipes, for editors: the recipe's own keys, and one alternative per method where a method is named.
-use acclimate::recipe::{AdapterRecipe, GateRecipe, Key, OptimRecipe, Recipe};
+use acclimate::recipe::{AdapterRecipe, Key, OptimRecipe, Recipe};
 use acclimate::{CardView, Family};
 use acclimate_core::ParamInfo;
 use anyhow::{Context, Result};
@@ -9,15 +9,12 @@ use serde_json::{Map, Value, json};
 const METHOD_SECTIONS: [(&str, &[Key], &str); 2] =
     [("adapter", AdapterRecipe::KEYS, "peft"), ("optim", OptimRecipe::KEYS, "optim")];
 
-/// The recipe's other tables.
-const SECTIONS: [(&str, &[Key]); 1] = [("gate", GateRecipe::KEYS)];
-
 /// The schema of a recipe file.
 pub fn recipe(families: &[Family]) -> Result<String> {
     let defaults = toml::Table::try_from(Recipe::default())?;
     let inside = |name: &str| defaults.get(name).and_then(toml::Value::as_table).context("a section is a table");
     let mut properties = keys(Recipe::KEYS, &defaults)?;
-    for (name, section) in SECTIONS {
+    for (name, section) in Recipe::CLOSED {
         properties.insert(name.to_owned(), closed(keys(section, inside(name)?)?));
     }
     for (name, section, family) in METHOD_SECTIONS {

@@ -19,7 +19,7 @@ const FIXED32: u8 = 5;
 
 /// The bytes of an event file: `loss`, the schedule's `multiplier`, `optimiser/…` for what the optimiser reports, at their steps, and
 /// `held_out/METRIC` at the last step of its epoch. The time of an event is its step in seconds. What is not finite is NaN.
-pub fn to_bytes(history: &History, steps_per_epoch: u64, metric: &str) -> Vec<u8> {
+pub fn to_bytes(history: &History, metric: &str) -> Vec<u8> {
     let mut file = vec![];
     record(&mut file, &event(0, |body| field(body, 3, VERSION.as_bytes())));
     for line in &history.steps {
@@ -27,8 +27,7 @@ pub fn to_bytes(history: &History, steps_per_epoch: u64, metric: &str) -> Vec<u8
         let log = line.log.iter().map(|(name, x)| (format!("optimiser/{name}"), *x));
         record(&mut file, &scalars(line.step, own.into_iter().chain(log)));
     }
-    for &(epoch, score) in &history.valid {
-        let step = epoch as u64 * steps_per_epoch;
+    for (&step, &(_, score)) in history.valid_steps.iter().zip(&history.valid) {
         record(&mut file, &scalars(step, [(format!("held_out/{metric}"), score)]));
     }
     file
@@ -171,8 +170,8 @@ mod tests {
     fn a_reader_of_the_format_finds_every_scalar_at_its_step() {
         let line = |step: u64, loss| StepLine { step, loss, multiplier: 0.5, log: vec![("d".to_owned(), 1e-6)] };
         let steps = vec![line(1, 2.0), line(300, f64::INFINITY)];
-        let history = History { steps, valid: vec![(2, 0.75)], notes: vec![] };
-        let found = read(&to_bytes(&history, 150, "accuracy"));
+        let history = History { steps, valid: vec![(2, 0.75)], valid_steps: vec![300], notes: vec![] };
+        let found = read(&to_bytes(&history, "accuracy"));
         let told: Vec<(u64, &str, f32)> = found.iter().map(|(step, tag, x)| (*step, tag.as_str(), *x)).collect();
         assert_eq!(told[..3], [(1, "loss", 2.0), (1, "multiplier", 0.5), (1, "optimiser/d", 1e-6)]);
         assert!(told[3].0 == 300 && told[3].1 == "loss" && told[3].2.is_nan());

@@ -62,6 +62,24 @@ pub(crate) fn curves(history: &History) -> Vec<Section> {
             ],
         });
     }
+    let rows = logged("batch_size");
+    if !rows.is_empty() {
+        sections.push(Section::Curves {
+            title: "The batch that grows".to_owned(),
+            note: "Rows per step, and how many a test on the batch asked for.".to_owned(),
+            x: "step".to_owned(),
+            y: "rows".to_owned(),
+            log_y: true,
+            series: vec![
+                Series { name: "batch".to_owned(), points: rows, emphasis: true },
+                Series {
+                    name: "asked for".to_owned(),
+                    points: logged("batch_wanted").into_iter().filter(|(_, y)| *y > 0.0 && y.is_finite()).collect(),
+                    emphasis: false,
+                },
+            ],
+        });
+    }
     if !history.valid.is_empty() {
         sections.push(Section::Curves {
             title: "Held-out score".to_owned(),
@@ -187,7 +205,12 @@ pub(crate) fn page(
             ("trained numbers".to_owned(), summary.trained.to_string()),
             (
                 "epochs, batch size".to_owned(),
-                format!("{}, {}", recipe.epochs(task.kind(), summary.train_rows), recipe.rows_per_step(task.kind())),
+                format!(
+                    "{}, {}{}",
+                    recipe.epochs(task.kind(), summary.train_rows),
+                    recipe.rows_per_step(task.kind()),
+                    if recipe.batch.test.is_some() { " at first" } else { "" }
+                ),
             ),
             ("seed".to_owned(), recipe.seed.to_string()),
             ("training time".to_owned(), format!("{:.0} s", summary.cost.training_seconds)),

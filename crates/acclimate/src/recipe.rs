@@ -3,7 +3,7 @@
 use acclimate_core::{Error, Result, Role, Targets};
 use acclimate_data::Encoding;
 use acclimate_models::Base;
-use acclimate_optim::{Groups, Schedule};
+use acclimate_optim::{BatchGrowth, BatchTest, Groups, Schedule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -125,6 +125,8 @@ section! {
         adapter: AdapterRecipe = AdapterRecipe::default(),
         /// The optimiser: `optim.method` and the method's own settings.
         optim: OptimRecipe = OptimRecipe::default(),
+        /// Whether the batch grows during a run.
+        batch: BatchRecipe = BatchRecipe::default(),
         /// The gate.
         gate: GateRecipe = GateRecipe::default(),
     }
@@ -163,11 +165,46 @@ section! {
 }
 
 section! {
+    /// Batches that grow while gradient noise rules them, from `batch_size` rows on; see [`BatchGrowth`]. They are whole numbers of first
+    /// batches, which pass through the model one by one.
+    BatchRecipe "batch." {
+        /// What of a batch's gradient must not be noise: all of it (`norm`), its length (`inner_product`, or `augmented` with a bound on the
+        /// rest), or each coordinate (`coordinates`). Without it the batch keeps its size.
+        test: Option<BatchTest> = None,
+        /// Noise of the gradient, or of a coordinate, as a share of its size; smaller is larger batches.
+        eta: f64 = 0.5,
+        /// For the tests along the gradient: noise of its length.
+        theta: f64 = 0.5,
+        /// For `augmented`: noise across the gradient.
+        nu: f64 = 1.0,
+        /// For `coordinates`: the share of them that must pass, above 0 and at most 1.
+        quantile: f64 = 1.0,
+        /// Largest factor by which one test makes the batch grow, at least 1.
+        growth: f64 = 2.0,
+        /// Largest batch in rows; without it all that are trained on.
+        most: Option<usize> = None,
+        /// Steps from one test to the next.
+        interval: u64 = 1,
+        /// Into how many micro-batches a tested step is cut at least, from 2: more tell more, and with one for each row the test is exact.
+        parts: usize = 8,
+    }
+}
+
+section! {
     /// The gate: what the patch is compared with before it is kept.
     GateRecipe "gate." {
         /// Folds of the cross-fitting inside the training rows; 1 sets a tenth of them aside, judges on those, and keeps the patch that was
         /// fitted to the rest; 0 keeps the patch unseen. Without it 3, and 1 for language models.
         folds: Option<usize> = None,
+    }
+}
+
+impl BatchRecipe {
+    /// What lets the batch grow on so many rows.
+    pub fn growth(&self, rows: usize) -> Option<BatchGrowth> {
+        let Self { eta, theta, nu, quantile, growth, interval, .. } = *self;
+        let most = self.most.map_or(rows, |most| most.min(rows));
+        Some(BatchGrowth { test: self.test?, eta, theta, nu, quantile, growth, most, interval })
     }
 }
 
@@ -235,6 +272,9 @@ const TEXT_BATCH: usize = 4;
 const FOLDS: usize = 3;
 
 impl Recipe {
+    /// The sections in which only their own keys may stand.
+    pub const CLOSED: [(&str, &[Key]); 2] = [("batch", BatchRecipe::KEYS), ("gate", GateRecipe::KEYS)];
+
     /// Passes over so many training rows.
     pub fn epochs(&self, kind: TaskKind, rows: usize) -> usize {
         let per_epoch = rows.div_ceil(self.rows_per_step(kind)).max(1);
@@ -255,9 +295,10 @@ impl Recipe {
 
     /// Every key of a recipe, except the methods' own settings.
     pub fn keys() -> impl Iterator<Item = Key> {
-        let sections = ["adapter", "optim", "gate"];
+        let sections = ["adapter", "optim", "batch", "gate"];
         let top = Self::KEYS.iter().filter(move |key| !sections.contains(&key.name));
-        top.chain(AdapterRecipe::KEYS).chain(OptimRecipe::KEYS).chain(GateRecipe::KEYS).copied()
+        let methods = AdapterRecipe::KEYS.iter().chain(OptimRecipe::KEYS);
+        top.chain(methods).chain(Self::CLOSED.iter().flat_map(|(_, keys)| *keys)).copied()
     }
 
     /// A recipe from a TOML file.
@@ -279,14 +320,12 @@ impl Recipe {
             if !known.contains(&name.as_str()) {
                 return Err(Error::unknown("recipe key", name, Self::keys().map(|key| key.name)));
             }
-            if let ("gate", toml::Value::Table(gate)) = (name.as_str(), value)
-                && let Some(key) = gate.keys().find(|key| !GateRecipe::KEYS.iter().any(|k| k.name[5..] == **key))
+            let closed = Self::CLOSED.iter().find(|(section, _)| section == name);
+            if let (Some((section, keys)), toml::Value::Table(inside)) = (closed, value)
+                && let Some(key) =
+                    inside.keys().map(|key| format!("{section}.{key}")).find(|key| keys.iter().all(|k| k.name != key))
             {
-                return Err(Error::unknown(
-                    "recipe key",
-                    &format!("gate.{key}"),
-                    GateRecipe::KEYS.iter().map(|k| k.name),
-                ));
+                return Err(Error::unknown("recipe key", &key, keys.iter().map(|k| k.name)));
             }
         }
         let mut recipe = Self::default();
@@ -312,6 +351,7 @@ impl Recipe {
             ("max_length", self.max_length),
             ("patience", self.patience.unwrap_or(1)),
             ("checkpoint_steps", self.checkpoint_steps.unwrap_or(1)),
+            ("batch.most", self.batch.most.unwrap_or(1)),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::Other(format!("recipe: `{name}` must be at least 1, got `0`")));
@@ -319,6 +359,12 @@ impl Recipe {
         if !(self.optim.multiplier > 0.0 && self.optim.multiplier.is_finite()) {
             let multiplier = self.optim.multiplier;
             return Err(Error::Other(format!("recipe: `optim.multiplier` must be above 0, got `{multiplier}`")));
+        }
+        if self.batch.parts < 2 {
+            return Err(Error::Other(format!("recipe: `batch.parts` must be at least 2, got `{}`", self.batch.parts)));
+        }
+        if let Some(growth) = self.batch.growth(1) {
+            growth.check()?;
         }
         if self.patience.is_some() && self.valid_share == 0.0 {
             return Err(Error::Other(
@@ -355,6 +401,8 @@ mod tests {
         assert!(error.starts_with("unknown recipe key `epoch`; the nearest are `epochs`"), "{error}");
         let error = Recipe::from_table(&table("[gate]\nfold = 3")).unwrap_err().to_string();
         assert!(error.contains("`gate.folds`"), "{error}");
+        let error = Recipe::from_table(&table("[batch]\ntests = 'norm'")).unwrap_err().to_string();
+        assert!(error.starts_with("unknown recipe key `batch.tests`; the nearest are `batch.test`"), "{error}");
     }
 
     #[test]
@@ -368,6 +416,10 @@ mod tests {
             ("cuts = [1.0, 0.0]", "`cuts` must be ascending"),
             ("patience = 2", "set `valid_share`"),
             ("patience = 0\nvalid_share = 0.1", "`patience` must be at least 1"),
+            ("[batch]\nparts = 1", "`batch.parts` must be at least 2"),
+            ("[batch]\nmost = 0", "`batch.most` must be at least 1"),
+            ("[batch]\ntest = 'norm'\neta = 0.0", "batch: `eta` must be above 0"),
+            ("[batch]\ntest = 'norms'", "inner_product"),
         ] {
             let error = Recipe::from_table(&table(text)).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -7,7 +7,9 @@ use acclimate_core::{
     AnyOptimiser, AnyTensor, Error, Model, Normaliser, Params, Pass, Patch, RecordReader, RecordWriter, Result,
 };
 use acclimate_data::split;
-use acclimate_optim::{Accumulator, CollapseWatch, Host, HostSettings, Objective, Verdict};
+use acclimate_optim::{
+    Accumulator, BatchGrowth, BatchTest, CollapseWatch, Host, HostSettings, Objective, Spread, Verdict,
+};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +42,7 @@ pub struct StepLine {
     pub loss: f64,
     /// The schedule's multiplier.
     pub multiplier: f64,
-    /// What the optimiser reports, such as d.
+    /// What the optimiser reports, such as d; where the batch may grow, its rows as `batch_size`, and as `batch_wanted` those a test asked for.
     #[serde(deserialize_with = "crate::nan::pairs")]
     pub log: Vec<(String, f64)>,
 }
@@ -52,6 +54,8 @@ pub struct History {
     pub steps: Vec<StepLine>,
     /// Held-out score after each epoch, where rows are held out.
     pub valid: Vec<(usize, f64)>,
+    /// The step after which each of these was taken.
+    pub valid_steps: Vec<u64>,
     /// What went wrong and what was done about it.
     pub notes: Vec<String>,
 }
@@ -63,7 +67,7 @@ pub struct Progress<'a> {
     pub stage: &'a str,
     /// Steps done.
     pub step: u64,
-    /// Steps in all.
+    /// Steps in all; where the batch may grow, as many as it would be at its present size.
     pub total: u64,
     /// The last step.
     pub line: &'a StepLine,
@@ -80,8 +84,6 @@ pub struct Trained {
     pub interrupted: bool,
     /// Seconds of training, those of earlier processes included.
     pub seconds: f64,
-    /// Steps of an epoch.
-    pub steps_per_epoch: u64,
 }
 
 /// What training needs besides a patch.
@@ -103,13 +105,49 @@ pub struct Trainer<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// How a run goes over its rows. They are drawn in batches of the first size; a step whose batch has grown takes several of these, so that
+/// what is drawn depends on the epoch alone, and no pass holds more rows than one of them.
+struct Course {
+    /// Rows of a batch of the first size.
+    per_step: usize,
+    /// Batches of the first size in an epoch and in all.
+    per_epoch: u64,
+    total: u64,
+    /// What lets the batch grow.
+    growth: Option<BatchGrowth>,
+}
+
+impl Course {
+    /// Batches of the first size that make up one of so many rows.
+    fn taken(&self, size: usize) -> u64 {
+        size.div_ceil(self.per_step) as u64
+    }
+
+    /// The last step of the run, if the batch keeps its size. An epoch's last batch has what is left.
+    fn end(&self, place: &Place) -> u64 {
+        let (rest, taken) = (self.total - place.read, self.taken(place.size));
+        place.step + rest / self.per_epoch * self.per_epoch.div_ceil(taken) + (rest % self.per_epoch).div_ceil(taken)
+    }
+}
+
+/// Rows that pass through the model together, and the number of their draws.
+struct Micro {
+    rows: Vec<usize>,
+    draw: u64,
+}
+
 /// Where a run is.
 struct Place {
     step: u64,
+    /// Batches of the first size that were taken.
+    read: u64,
+    /// Rows of a batch.
+    size: usize,
     history: History,
     watch: CollapseWatch,
     restarts: usize,
     good_step: u64,
+    good_read: u64,
     best: Option<(f64, usize)>,
     /// Seconds of training in earlier processes.
     seconds: f64,
@@ -143,26 +181,29 @@ impl Trainer<'_> {
         let lengths = self.data.left.lengths(rows);
         let per_epoch = split::buckets(&lengths, per_step, recipe.seed, 0).len() as u64;
         let total = per_epoch * recipe.epochs(self.task.kind(), rows.len()) as u64;
+        let course = Course { per_step, per_epoch, total, growth: recipe.batch.growth(rows.len()) };
         let began = Instant::now();
         let open = |folder| Checkpoints::open(folder, recipe.checkpoint_steps, &self.model.like().1);
         let (mut checkpoints, left) = folder.map(open).transpose()?.unzip();
         let mut run = match left.flatten() {
             Some(left) => self.resume(start, left)?,
-            None => self.begin(start)?,
+            None => self.begin(start, per_step)?,
         };
         let before = run.place.seconds;
         let mut epoch_batches: Option<(u64, Vec<Vec<usize>>)> = None;
-        while run.place.step < total {
-            let epoch = run.place.step / per_epoch;
+        while run.place.read < total {
+            let (epoch, from) = (run.place.read / per_epoch, (run.place.read % per_epoch) as usize);
             if epoch_batches.as_ref().is_none_or(|(e, _)| *e != epoch) {
                 epoch_batches = Some((epoch, split::buckets(&lengths, per_step, recipe.seed, epoch)));
             }
-            let batches = &epoch_batches.as_ref().expect("set above").1;
-            let batch: Vec<usize> = batches[(run.place.step % per_epoch) as usize].iter().map(|&at| rows[at]).collect();
-            self.step(&mut run, &batch, total)?;
+            let left = &epoch_batches.as_ref().expect("set above").1[from..];
+            let taken = left.len().min(course.taken(run.place.size) as usize);
+            let batch: Vec<Vec<usize>> =
+                left[..taken].iter().map(|part| part.iter().map(|&at| rows[at]).collect()).collect();
+            self.step(&mut run, &batch, &course)?;
             let line = run.place.history.steps.last().expect("a step was just made");
-            report(Progress { stage, step: run.place.step, total, line });
-            let ended = run.place.step > 0 && run.place.step.is_multiple_of(per_epoch);
+            report(Progress { stage, step: run.place.step, total: course.end(&run.place), line });
+            let ended = run.place.read > 0 && run.place.read.is_multiple_of(per_epoch);
             if ended && !valid.is_empty() && self.validate(&mut run, valid, per_epoch)? {
                 break;
             }
@@ -174,27 +215,15 @@ impl Trainer<'_> {
             {
                 checkpoints.save(self.record(&run), steps, flush)?;
             }
-            if interrupted && run.place.step < total {
+            if interrupted && run.place.read < total {
                 let Place { history, seconds, .. } = run.place;
-                return Ok(Trained {
-                    patch: run.patch,
-                    history,
-                    interrupted: true,
-                    seconds,
-                    steps_per_epoch: per_epoch,
-                });
+                return Ok(Trained { patch: run.patch, history, interrupted: true, seconds });
             }
         }
         let params =
             if run.place.best.is_some() { run.best } else { run.host.evaluate(self.optimiser, &run.patch.params) };
         let Place { history, seconds, .. } = run.place;
-        Ok(Trained {
-            patch: run.patch.with_params(params),
-            history,
-            interrupted: false,
-            seconds,
-            steps_per_epoch: per_epoch,
-        })
+        Ok(Trained { patch: run.patch.with_params(params), history, interrupted: false, seconds })
     }
 
     fn settings(&self) -> HostSettings {
@@ -209,29 +238,50 @@ impl Trainer<'_> {
         }
     }
 
-    fn begin(&self, patch: Patch) -> Result<Run> {
+    fn begin(&self, patch: Patch, size: usize) -> Result<Run> {
         let host = Host::new(self.optimiser, self.settings(), &patch)?;
         let place = Place {
             step: 0,
+            read: 0,
+            size,
             history: History::default(),
             watch: CollapseWatch::default(),
             restarts: 0,
             good_step: 0,
+            good_read: 0,
             best: None,
             seconds: 0.0,
         };
         Ok(Run { good: patch.params.clone(), best: patch.params.clone(), patch, host, place })
     }
 
-    /// The mean loss over a batch and its gradients, in micro-batches.
-    fn gradients(&self, patch: &Patch, batch: &[usize], step: u64) -> Result<(f64, Params)> {
-        let size = batch.len().div_ceil(self.recipe.accumulate.min(batch.len()));
-        let mut sum = Accumulator::default();
-        for (part, micro) in batch.chunks(size).enumerate() {
+    /// The micro-batches of a step that begins after `read` batches of the first size: at least `parts` in all, where there are as many rows,
+    /// and each from one of the step's batches.
+    fn divided(&self, batch: &[Vec<usize>], read: u64, parts: usize, course: &Course) -> Vec<Micro> {
+        let parts = self.recipe.accumulate.max(parts.div_ceil(batch.len()));
+        // No two micro-batches of a run share a draw: without growth there are `accumulate` for each batch, with it at most one for each row.
+        let width =
+            if course.growth.is_some() { self.recipe.accumulate.max(course.per_step) } else { self.recipe.accumulate };
+        let mut micros = vec![];
+        for (rows, at) in batch.iter().zip(read + 1..) {
+            let chunks = rows.chunks(rows.len().div_ceil(parts.min(rows.len())));
+            micros.extend(chunks.zip(at * width as u64..).map(|(rows, draw)| Micro { rows: rows.to_vec(), draw }));
+        }
+        micros
+    }
+
+    /// The mean loss over micro-batches and its gradients, and, for a test, how far they lie apart.
+    fn gradients(
+        &self,
+        patch: &Patch,
+        micros: &[Micro],
+        test: Option<BatchTest>,
+    ) -> Result<(f64, Params, Option<Spread>)> {
+        let mut sum = test.map_or_else(Accumulator::default, Accumulator::for_test);
+        for Micro { rows, draw } in micros {
             let tracked = patch.tracked();
-            let draw = step * self.recipe.accumulate as u64 + part as u64;
-            let pass = Pass::new(&tracked).dropout(self.recipe.seed, draw).normaliser(self.normaliser);
-            let mut loss = self.task.loss(self.model, self.data, micro, &pass)?;
+            let pass = Pass::new(&tracked).dropout(self.recipe.seed, *draw).normaliser(self.normaliser);
+            let mut loss = self.task.loss(self.model, self.data, rows, &pass)?;
             let value = acclimate_core::total(vec![loss.clone().inner()]);
             if let Some(penalty) = tracked.penalty()? {
                 loss = loss + penalty;
@@ -242,20 +292,29 @@ impl Trainer<'_> {
                 ));
             }
             let gradients = tracked.params.gradients(&mut loss.backward());
-            sum.add(gradients, value, self.task.weight(self.data, micro));
+            sum.add(gradients, value, self.task.weight(self.data, rows));
         }
-        sum.finish()
+        let spread = sum.spread();
+        let (loss, gradients) = sum.finish()?;
+        Ok((loss, gradients, spread))
     }
 
-    fn step(&self, run: &mut Run, batch: &[usize], total: u64) -> Result<()> {
-        let step = run.place.step + 1;
-        let (loss, gradients) = self.gradients(&run.patch, batch, step)?;
+    fn step(&self, run: &mut Run, batch: &[Vec<usize>], course: &Course) -> Result<()> {
+        let (step, size) = (run.place.step + 1, run.place.size);
+        let tested = course.growth.filter(|growth| growth.is_due(step, size));
+        let parts = if tested.is_some() { self.recipe.batch.parts } else { 1 };
+        let micros = self.divided(batch, run.place.read, parts, course);
+        let (loss, gradients, spread) = self.gradients(&run.patch, &micros, tested.map(|growth| growth.test))?;
         let recipe = self.recipe;
-        let multiplier = recipe.optim.multiplier * recipe.schedule.at(step, total, recipe.warmup);
+        // The schedule goes by what was read: a batch of twice the size takes it twice as far.
+        let multiplier = recipe.optim.multiplier * recipe.schedule.at(run.place.read + 1, course.total, recipe.warmup);
         let mut finite = loss.is_finite() && gradients.is_finite();
         if finite {
             // The same rows under the same dropout.
-            let again = |params: &Params| self.gradients(&run.patch.with_params(params.clone()), batch, step);
+            let again = |params: &Params| {
+                let (loss, gradients, _) = self.gradients(&run.patch.with_params(params.clone()), &micros, None)?;
+                Ok((loss, gradients))
+            };
             let objective = Objective { loss, again: Some(&again) };
             match run.host.step(self.optimiser, &run.patch.params, &gradients, multiplier, objective) {
                 Ok(params) => run.patch.params = params,
@@ -264,15 +323,24 @@ impl Trainer<'_> {
                 Err(other) => return Err(other),
             }
         }
-        let log = run.host.report(self.optimiser);
+        let mut log = run.host.report(self.optimiser);
         let rate = log.first().map(|(_, x)| *x);
+        if course.growth.is_some() {
+            let rows = batch.iter().map(Vec::len).sum();
+            log.push(("batch_size".to_owned(), rows as f64));
+            if let (Some(growth), Some(spread), true) = (tested, spread, finite) {
+                log.push(("batch_wanted".to_owned(), growth.wanted(rows, &spread)));
+                run.place.size = growth.next(size, rows, &spread);
+            }
+        }
         run.place.history.steps.push(StepLine { step, loss, multiplier, log });
         run.place.step = step;
+        run.place.read += batch.len() as u64;
         match run.place.watch.observe(if finite { loss } else { f64::NAN }, rate) {
-            Verdict::Collapsed => self.restart(run, loss, total)?,
+            Verdict::Collapsed => self.restart(run, loss, course)?,
             Verdict::Improved => {
                 run.good = run.patch.params.clone();
-                run.place.good_step = step;
+                (run.place.good_step, run.place.good_read) = (step, run.place.read);
             }
             Verdict::Fine => {}
         }
@@ -280,11 +348,11 @@ impl Trainer<'_> {
     }
 
     /// Back to the last good state with a smaller rate.
-    fn restart(&self, run: &mut Run, loss: f64, total: u64) -> Result<()> {
+    fn restart(&self, run: &mut Run, loss: f64, course: &Course) -> Result<()> {
         let step = run.place.step;
         let fresh = run.host.restart(self.optimiser, &run.good, RESTART_SHARE)?;
         run.patch.params = run.good.clone();
-        run.place.step = run.place.good_step;
+        (run.place.step, run.place.read) = (run.place.good_step, run.place.good_read);
         run.place.watch.restarted();
         run.place.restarts += 1;
         let name = self.optimiser.card().name;
@@ -298,7 +366,7 @@ impl Trainer<'_> {
             });
         }
         if run.place.restarts > RESTARTS {
-            run.place.step = total;
+            (run.place.step, run.place.read) = (course.end(&run.place), course.total);
             run.place.history.notes.push(format!(
                 "At step {step} the loss was back at {loss:.3} for the {}th time: the last good state, of step {}, is kept. Labels that nothing in the inputs tells look like this.",
                 RESTARTS + 1,
@@ -315,11 +383,12 @@ impl Trainer<'_> {
 
     /// Scores held-out rows after an epoch; whether patience has run out.
     fn validate(&self, run: &mut Run, valid: &[usize], per_epoch: u64) -> Result<bool> {
-        let epoch = (run.place.step / per_epoch) as usize;
+        let epoch = (run.place.read / per_epoch) as usize;
         let patch = run.patch.with_params(run.host.evaluate(self.optimiser, &run.patch.params));
         let outputs = predict_all(self.model, self.task, self.data, valid, &Pass::new(&patch))?;
         let score = self.task.score(&outputs.iter().collect::<Vec<_>>(), &self.data.labels()?.select(valid));
         run.place.history.valid.push((epoch, score));
+        run.place.history.valid_steps.push(run.place.step);
         // Rows that define no score, such as a single number, tell nothing about which state is best.
         if !score.is_nan() && run.place.best.is_none_or(|(best, _)| score > best) {
             run.place.best = Some((score, epoch));
@@ -346,11 +415,15 @@ impl Trainer<'_> {
         }
         to.u64("run/step", place.step);
         to.u64("run/good_step", place.good_step);
+        to.u64("run/read", place.read);
+        to.u64("run/good_read", place.good_read);
+        to.u64("run/size", place.size as u64);
         to.u64("run/restarts", place.restarts as u64);
         to.f64("run/seconds", place.seconds);
         let (epochs, scores): (Vec<f64>, Vec<f64>) = place.history.valid.iter().map(|&(k, x)| (k as f64, x)).unzip();
         to.f64s("run/valid_epochs", &epochs);
         to.f64s("run/valid_scores", &scores);
+        to.f64s("run/valid_steps", &place.history.valid_steps.iter().map(|&step| step as f64).collect::<Vec<_>>());
         let mut text = |name: &str, json: serde_json::Result<String>| {
             to.numbers.insert(name.to_owned(), json.expect("numbers and text"));
         };
@@ -376,14 +449,18 @@ impl Trainer<'_> {
         let valid = from.f64s("run/valid_epochs")?.into_iter().zip(from.f64s("run/valid_scores")?);
         let place = Place {
             step: from.u64("run/step")?,
+            read: from.u64("run/read")?,
+            size: from.u64("run/size")? as usize,
             history: History {
                 steps,
                 valid: valid.map(|(k, x)| (k as usize, x)).collect(),
+                valid_steps: from.f64s("run/valid_steps")?.into_iter().map(|step| step as u64).collect(),
                 notes: text(&from, NOTES)?,
             },
             watch: text(&from, WATCH)?,
             restarts: from.u64("run/restarts")? as usize,
             good_step: from.u64("run/good_step")?,
+            good_read: from.u64("run/good_read")?,
             best: match from.numbers.contains_key("run/best_epoch") {
                 true => Some((from.f64("run/best_score")?, from.u64("run/best_epoch")? as usize)),
                 false => None,

@@ -140,6 +140,12 @@ impl Session {
             ));
         }
         let task = dataset::fit_task(spec, &parts.train.labels, recipe.class_balance);
+        if recipe.batch.test.is_some() && task.is_relative() {
+            return Err(Error::Other(
+                "`batch.test` needs a loss that is a mean over rows, and here rows are judged beside each other; leave it out"
+                    .to_owned(),
+            ));
+        }
         let train = loaded.prepare(&parts.train, task.kind())?;
         let test = parts.test.as_ref().map(|test| loaded.prepare(test, task.kind())).transpose()?;
         Ok(Self { loaded, task, parts, train, test, dropped })
@@ -467,7 +473,7 @@ pub fn run(
     };
     Saved::describe(recipe, task, &session.loaded).write(&folder.file("patch"), &keep, session.model())?;
     write_metrics(&folder, &trained.history)?;
-    let events = events::to_bytes(&trained.history, trained.steps_per_epoch, task.metric());
+    let events = events::to_bytes(&trained.history, task.metric());
     write_whole(&folder.file(events::FILE), &events)?;
     let report = page(session, recipe, &summary, &trained.history, &outside);
     report.write(&folder.file("report.html"))?;

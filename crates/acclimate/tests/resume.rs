@@ -134,6 +134,12 @@ fn a_run_that_collapses_is_the_same_in_parts() {
 }
 
 #[test]
+fn a_growing_batch_is_the_same_in_parts() {
+    let more = "epochs = 8\nvalid_share = 0.2\n[gate]\nfolds = 2\n[adapter]\ndropout = 0.1\n[batch]\ntest = 'norm'\ngrowth = inf";
+    same("rows.csv", more, 3, Break::Interrupt);
+}
+
+#[test]
 fn a_checkpoint_of_another_patch_is_refused() {
     let folder = setup();
     let more = |rank: usize| format!("epochs = 2\n[gate]\nfolds = 0\n[adapter]\nrank = {rank}");

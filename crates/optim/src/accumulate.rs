@@ -1,5 +1,6 @@
 //! Gradient accumulation.
 
+use crate::batch::{BatchTest, Scatter, Spread};
 use acclimate_core::{Error, Params, Result};
 
 /// The weighted mean of losses and gradients over micro-batches, equal to those of the whole batch up to rounding.
@@ -11,14 +12,24 @@ pub struct Accumulator {
     mean: Option<Params>,
     loss: f64,
     weight: f64,
+    scatter: Option<Scatter>,
 }
 
 impl Accumulator {
+    /// One that also keeps what a test of the batch's size needs: a number for each micro-batch, for coordinates an f64 for each parameter,
+    /// and for the tests along the gradient the gradients of up to 64 micro-batches.
+    pub fn for_test(test: BatchTest) -> Self {
+        Self { scatter: Some(Scatter::new(test)), ..Self::default() }
+    }
+
     /// Adds the mean loss of a micro-batch and its gradients. One of weight zero, such as a batch without a labelled word, is
     /// left out: its mean is not a number.
     pub fn add(&mut self, gradients: Params, loss: f64, weight: f64) {
         if weight == 0.0 {
             return;
+        }
+        if let Some(scatter) = &mut self.scatter {
+            scatter.add(&gradients, weight, self.mean.as_ref().map(|mean| (mean, self.weight)));
         }
         self.weight += weight;
         let share = weight / self.weight;
@@ -28,6 +39,11 @@ impl Accumulator {
             Some(mean) => mean.zip(&gradients, |mean, g| mean * (1.0 - share) + g * share),
         });
         self.loss += share * (loss - self.loss);
+    }
+
+    /// How far the micro-batches lie apart, where that is kept and there are two or more.
+    pub fn spread(&self) -> Option<Spread> {
+        self.scatter.as_ref()?.spread(self.mean.as_ref()?, self.weight)
     }
 
     /// The mean loss and the mean gradients.

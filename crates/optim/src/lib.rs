@@ -1,16 +1,19 @@
 //! Optimisers over a whole parameter set, and the host that runs them.
 //!
 //! A method turns gradients into a movement. The [`Host`] owns what no method writes: weight decay, clipping, freezing, rates by
-//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`SketchAccumulator`] does so in little memory, the
-//! [`Schedule`] gives the multiplier of a step, the [`CollapseWatch`] tells a run that is ruined from one that is slow.
+//! role, saving and resuming. The [`Accumulator`] adds micro-batches up, the [`SketchAccumulator`] does so in little memory,
+//! [`BatchGrowth`] says whether a batch is large enough, the [`Schedule`] gives the multiplier of a step, the [`CollapseWatch`] tells a run
+//! that is ruined from one that is slow.
 
 mod accumulate;
 mod adafactor;
 mod adagrad;
+mod adagrad_norm;
 mod adamax;
 mod adamw;
 mod allora;
 mod amsgrad;
+mod batch;
 mod collapse;
 mod dadapt_adafactor;
 mod dadapt_adagrad;
@@ -43,6 +46,7 @@ mod sketch;
 
 pub use accumulate::Accumulator;
 pub use allora::RowNorm;
+pub use batch::{BatchGrowth, BatchTest, Spread};
 pub use collapse::{CollapseWatch, Verdict};
 pub use dadapt_dual_averaging::{DualAveragingBound, DualAveragingForm, dual_averaging_bound};
 pub use host::{Groups, Host, HostSettings, Objective};
@@ -57,6 +61,7 @@ acclimate_core::methods! {
     pub static METHODS: dyn AnyOptimiser = [
         adafactor::Adafactor,
         adagrad::Adagrad,
+        adagrad_norm::AdagradNorm,
         adamax::Adamax,
         adamw::Adamw,
         allora::Allora,

@@ -239,7 +239,8 @@ fn a_saved_state_of_loft_goes_on_bit_for_bit() {
     let (mut x, roles) = factors((&[2, 4], start(33, 8)), (&[5, 2], start(34, 10)));
     let loft: &dyn AnyOptimiser = &Loft::default();
     let step = |x: &Params, state: &mut dyn AnyState, step: u64| {
-        let at = At { params: x, lr: 1.0, scales: &[1.0; 2], roles: &roles, loss: 0.0, step, again: None };
+        let (scales, decays) = (&[1.0; 2], &[0.0; 2]);
+        let at = At { params: x, lr: 1.0, scales, roles: &roles, decays, loss: 0.0, step, again: None };
         x.zip(&loft.step(&of_factors(x), state, &at).unwrap().movement, |x, movement| x + movement)
     };
     let mut state = loft.start(&x).unwrap();

@@ -458,9 +458,10 @@ fn products_of_signs_have_the_diagonal_as_mean_and_the_other_squares_as_variance
 fn with_an_exact_diagonal_the_step_of_oasis_becomes_a_half_and_the_error_halves() {
     let bowl = Bowl { h: diagonal(&[3.0, 0.5, 200.0]), c: vec![1.0, 2.0, -1.0] };
     let path = bowl.run(&Oasis { lr: 1e-2, ..Default::default() }, 20);
-    let error = |at: usize| path[at].0.iter().zip(&bowl.c).map(|(x, c)| (x - c).powi(2)).sum::<f64>().sqrt();
-    for at in 5..20 {
-        assert!((path[at].2 - 0.5).abs() < 1e-6 && (error(at) / error(at - 1) - 0.5).abs() < 1e-6);
+    let error = |x: &[f64]| x.iter().zip(&bowl.c).map(|(x, c)| (x - c).powi(2)).sum::<f64>().sqrt();
+    for pair in path[4..20].windows(2) {
+        let ((before, _, _), (x, _, step)) = (&pair[0], &pair[1]);
+        assert!((step - 0.5).abs() < 1e-6 && (error(x) / error(before) - 0.5).abs() < 1e-6);
     }
 }
 

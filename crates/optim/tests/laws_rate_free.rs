@@ -142,7 +142,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[test]
 fn the_rows_of_the_catalogue_table_hold() {
     let dual = |form| DadaptDualAveraging { d0: 1e-6, growth_rate: f64::INFINITY, form };
-    let rows: [(Box<dyn AnyOptimiser>, f64, f64, [f64; 3]); 6] = [
+    type Row = (Box<dyn AnyOptimiser>, f64, f64, [f64; 3]);
+    let rows: [Row; 6] = [
         (
             Box::new(dual(DualAveragingForm::Norms)),
             1.3435852691e-6,
