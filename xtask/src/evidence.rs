@@ -65,7 +65,7 @@ mod tests {
         let root = folder.path();
         let families = crate::pages::tests::families();
         let of_dog = || table(root, &families).unwrap()["optim/dog"];
-        assert_eq!(of_dog(), Evidence { page: true, ..Evidence::default() });
+        assert!(!of_dog().golden && !of_dog().claim && of_dog().page);
         let script = "reference/optim/dog.py";
         write(&root.join(script), "print(1)\n").unwrap();
         let golden = format!(r#"{{"header": {{"script": "{script}", "script_sha256": "{}"}}}}"#, sha256("print(1)\n"));

@@ -126,7 +126,7 @@ fn explain(family: &str, view: &CardView) -> String {
     }
     let longest = card.params.iter().map(|p| p.name.len()).max().unwrap_or(0);
     for p in card.params {
-        let default = view.defaults.get(p.name).map_or("none".to_owned(), toml::Value::to_string);
+        let default = view.defaults.get(p.name).map_or("none".to_owned(), typed);
         text.push_str(&format!("  {:longest$}  {}, default {default}{}\n", p.name, p.ty, range(p)));
         text.push_str(&render::wrap(p.doc, width, longest + 4));
     }
@@ -148,9 +148,18 @@ fn explain(family: &str, view: &CardView) -> String {
     text
 }
 
+/// A value as one types it: `1e-30`, not thirty zeros.
+fn typed(value: &toml::Value) -> String {
+    value.as_float().map_or_else(|| value.to_string(), number)
+}
+
+fn number(x: f64) -> String {
+    if x != 0.0 && x.abs() < 1e-3 { format!("{x:e}") } else { toml::Value::Float(x).to_string() }
+}
+
 fn range(param: &ParamInfo) -> String {
-    let low = param.min.map(|min| format!("{} {min}", if param.above { "above" } else { "at least" }));
-    let high = param.max.map(|max| format!("at most {max}"));
+    let low = param.min.map(|min| format!("{} {}", if param.above { "above" } else { "at least" }, number(min)));
+    let high = param.max.map(|max| format!("at most {}", number(max)));
     let parts: Vec<String> = low.into_iter().chain(high).collect();
     if parts.is_empty() { String::new() } else { format!(", {}", parts.join(", ")) }
 }

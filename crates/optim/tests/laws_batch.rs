@@ -115,7 +115,7 @@ fn the_variance_is_that_of_the_squared_norms() {
 fn single_examples_equal_merged_groups() {
     let rows = examples(4, 20);
     let centre = mean(&rows);
-    let mut about = vec![0.0; 9];
+    let mut about = [0.0; 9];
     for group in [&rows[..3], &rows[3..10], &rows[10..11], &rows[11..]] {
         let own = mean(group);
         for (j, about) in about.iter_mut().enumerate() {
