@@ -256,7 +256,7 @@ pub enum Head {
     Own,
 }
 
-/// Without `epochs`, a run makes at least so many steps: the rate of D-Adaptation needs some eighty to find itself.
+/// Without `epochs`, a run makes at least so many steps: the rate of D-Adaptation needs some dozens to find itself.
 const STEPS: usize = 200;
 
 /// And at least so many passes over the rows.

@@ -8,10 +8,11 @@ const DRAWN: usize = 120;
 
 pub(super) fn page(outcome: &Outcome) -> Report {
     let count = outcome.problems.len();
-    let sentence = match outcome.gaps.iter().min_by(|a, b| a.1.mean.total_cmp(&b.1.mean)) {
+    let nearest = outcome.gaps.iter().min_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
+    let sentence = match nearest {
         Some((name, gap)) => format!(
-            "{name}, with nothing set, is within a point of the best tuned optimiser on {} of {count} problems, and {:.1} points behind it on average.",
-            gap.within_a_point, gap.mean
+            "{name}, without a rate to choose, is within a point of the best tuned optimiser on {} of {count} problems.",
+            gap.within_a_point
         ),
         None => format!("{count} problems, the same budget for all."),
     };
@@ -24,7 +25,13 @@ pub(super) fn page(outcome: &Outcome) -> Report {
     Report {
         title: "Optimisers beside each other".to_owned(),
         subtitle: format!("{count} problems, {} seeds each", seeds(outcome)),
-        verdict: Verdict { chosen: names.join(", "), gain: None, interval: None, sentence, tone: Tone::Neutral },
+        verdict: Verdict {
+            chosen: nearest.map_or_else(|| names.join(", "), |(name, _)| name.clone()),
+            gain: nearest.map(|(_, gap)| -gap.mean),
+            interval: None,
+            sentence,
+            tone: Tone::Neutral,
+        },
         sections,
     }
 }
@@ -71,11 +78,10 @@ fn needs(outcome: &Outcome, names: &[&str]) -> Section {
             of.iter().flat_map(|entrant| &entrant.points).map(|point| point.ruined).sum::<usize>().to_string(),
         ]
     };
-    let header =
-        ["optimiser", "mean loss of points as it comes", "largest", "restarts where judged", "ruined runs of the grid"];
+    let header = ["optimiser", "points lost", "at most", "restarts", "ruined"];
     Section::Table {
         title: "Which needed tuning".to_owned(),
-        note: "Points between the middle of an optimiser's grid, which is what one gets without choosing, and the best of the grid on the untouched rows. A grid of one point tells nothing here.".to_owned(),
+        note: "Points lost, on average and at most, by taking the middle of an optimiser's grid, which is what one gets without choosing, instead of the best of the grid on the untouched rows; a grid of one point tells nothing. Restarts by the watch where it is judged, and runs of the whole grid that were ruined.".to_owned(),
         header: header.map(str::to_owned).to_vec(),
         rows: names.iter().enumerate().map(row).collect(),
     }
@@ -83,12 +89,12 @@ fn needs(outcome: &Outcome, names: &[&str]) -> Section {
 
 fn curves(problem: &ProblemOutcome) -> Vec<Section> {
     let series = |points: &dyn Fn(&EntrantOutcome) -> Vec<(f64, f64)>| -> Vec<Series> {
-        let one = |entrant: &EntrantOutcome| Series {
+        let one = |(at, entrant): (usize, &EntrantOutcome)| Series {
             name: entrant.name.clone(),
             points: points(entrant),
-            emphasis: !entrant.tuned,
+            emphasis: at == 0,
         };
-        problem.entrants.iter().map(one).filter(|series| series.points.len() > 1).collect()
+        problem.entrants.iter().enumerate().map(one).filter(|series| series.points.len() > 1).collect()
     };
     let loss = series(&|entrant| smooth(entrant.course.iter().map(|line| (line.step as f64, line.loss)).collect()));
     let d = series(&|entrant| {
