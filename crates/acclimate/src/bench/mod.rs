@@ -46,7 +46,7 @@ impl Entrant {
     /// use acclimate::bench::Entrant;
     ///
     /// assert_eq!(Entrant::parse("adamw lr=0.01")?.optim.settings["lr"].as_float(), Some(0.01));
-    /// assert!(Entrant::parse("adamw rate=0.01").unwrap_err().to_string().contains("`rate`"));
+    /// assert!(Entrant::parse("adamw rate=0.01").unwrap_err().to_string().contains("`adamw.rate`"));
     /// # Ok::<(), acclimate_core::Error>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self> {
