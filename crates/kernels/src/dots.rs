@@ -55,63 +55,11 @@ mod x86 {
 
     /// The blocks of a format, `BYTES` each, in registers.
     trait Blocks<V, const BYTES: usize, const PARTS: usize> {
-        /// Adds the products of a block's numbers and those of `FEW` rows to the sums. `whole` holds the rows' sums over the parts of
-        /// the block.
+        /// The numbers of a block, rounded as `unpack` does.
         ///
         /// # Safety
-        /// The processor must have the register's instructions, and a block of numbers must exist at each of `x`.
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; BYTES],
-            x: [*const f32; FEW],
-            whole: [V; FEW],
-            sums: &mut [[V; SUMS]; FEW],
-        );
-    }
-
-    /// Adds `numbers·x`, part by part.
-    ///
-    /// # Safety
-    /// As for [`Blocks::add`].
-    #[inline(always)]
-    unsafe fn plain<V: Vector, const PARTS: usize, const FEW: usize, const SUMS: usize>(
-        numbers: [V; PARTS],
-        x: [*const f32; FEW],
-        sums: &mut [[V; SUMS]; FEW],
-    ) {
-        for (x, sums) in x.into_iter().zip(sums) {
-            for part in 0..PARTS {
-                // SAFETY: by the caller's promise.
-                sums[part % SUMS] = unsafe { sums[part % SUMS].plus(numbers[part], V::load(x.add(part * V::WIDTH))) };
-            }
-        }
-    }
-
-    /// Adds `d·Σ q·x` and, with a least number, `least·Σ x`: fewer instructions than making numbers first.
-    ///
-    /// # Safety
-    /// As for [`Blocks::add`].
-    #[inline(always)]
-    unsafe fn scaled<const FEW: usize, const SUMS: usize>(
-        q: [__m256; 4],
-        d: __m256,
-        least: Option<__m256>,
-        x: [*const f32; FEW],
-        whole: [__m256; FEW],
-        sums: &mut [[__m256; SUMS]; FEW],
-    ) {
-        for ((x, whole), sums) in x.into_iter().zip(whole).zip(sums) {
-            // SAFETY: by the caller's promise.
-            unsafe {
-                let part = |i: usize| _mm256_loadu_ps(x.add(8 * i));
-                let even = _mm256_fmadd_ps(q[2], part(2), _mm256_mul_ps(q[0], part(0)));
-                let odd = _mm256_fmadd_ps(q[3], part(3), _mm256_mul_ps(q[1], part(1)));
-                sums[0] = _mm256_fmadd_ps(d, even, sums[0]);
-                sums[1] = _mm256_fmadd_ps(d, odd, sums[1]);
-                if let Some(least) = least {
-                    sums[SUMS - 1] = _mm256_fmadd_ps(least, whole, sums[SUMS - 1]);
-                }
-            }
-        }
+        /// The processor must have the register's instructions.
+        unsafe fn numbers(block: &[u8; BYTES]) -> [V; PARTS];
     }
 
     impl Vector for __m512 {
@@ -241,6 +189,19 @@ mod x86 {
         }
     }
 
+    /// `d·q` for twice sixteen signed bytes.
+    ///
+    /// # Safety
+    /// The processor must have AVX2.
+    #[inline(always)]
+    unsafe fn scaled(d: __m128, low: __m128i, high: __m128i) -> [__m256; 4] {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let (d, [a, b], [c, e]) = (_mm256_broadcastss_ps(d), signed(low), signed(high));
+            [_mm256_mul_ps(d, a), _mm256_mul_ps(d, b), _mm256_mul_ps(d, c), _mm256_mul_ps(d, e)]
+        }
+    }
+
     /// Sixteen signed bytes as numbers.
     ///
     /// # Safety
@@ -260,106 +221,64 @@ mod x86 {
 
     impl Blocks<__m512, 18, 2> for Q4_0 {
         #[inline(always)]
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; 18],
-            x: [*const f32; FEW],
-            _: [__m512; FEW],
-            sums: &mut [[__m512; SUMS]; FEW],
-        ) {
-            // SAFETY: by the caller's promise; the last 16 bytes are read.
-            unsafe {
-                let numbers = look_up(table(factor(block, 0), None), block.as_ptr().add(2));
-                plain(numbers, x, sums);
-            }
+        unsafe fn numbers(block: &[u8; 18]) -> [__m512; 2] {
+            // SAFETY: by the caller's promise; the last sixteen bytes are read.
+            unsafe { look_up(table(factor(block, 0), None), block.as_ptr().add(2)) }
         }
     }
 
     impl Blocks<__m256, 18, 4> for Q4_0 {
         #[inline(always)]
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; 18],
-            x: [*const f32; FEW],
-            whole: [__m256; FEW],
-            sums: &mut [[__m256; SUMS]; FEW],
-        ) {
-            // SAFETY: by the caller's promise; the last 16 bytes are read.
+        unsafe fn numbers(block: &[u8; 18]) -> [__m256; 4] {
+            // SAFETY: by the caller's promise; the last sixteen bytes are read.
             unsafe {
-                let ([low, high], d) = (four(block.as_ptr().add(2)), _mm256_broadcastss_ps(factor(block, 0)));
-                let ([a, b], [c, e]) = (signed(low), signed(high));
-                let least = _mm256_mul_ps(d, _mm256_set1_ps(-8.0));
-                scaled([a, b, c, e], d, Some(least), x, whole, sums);
+                let ([low, high], half) = (four(block.as_ptr().add(2)), _mm_set1_epi8(8));
+                scaled(factor(block, 0), _mm_sub_epi8(low, half), _mm_sub_epi8(high, half))
             }
         }
     }
 
     impl Blocks<__m512, 20, 2> for Q4_1 {
         #[inline(always)]
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; 20],
-            x: [*const f32; FEW],
-            _: [__m512; FEW],
-            sums: &mut [[__m512; SUMS]; FEW],
-        ) {
-            // SAFETY: by the caller's promise; the last 16 bytes are read.
-            unsafe {
-                let numbers = look_up(table(factor(block, 0), Some(factor(block, 2))), block.as_ptr().add(4));
-                plain(numbers, x, sums);
-            }
+        unsafe fn numbers(block: &[u8; 20]) -> [__m512; 2] {
+            // SAFETY: by the caller's promise; the last sixteen bytes are read.
+            unsafe { look_up(table(factor(block, 0), Some(factor(block, 2))), block.as_ptr().add(4)) }
         }
     }
 
     impl Blocks<__m256, 20, 4> for Q4_1 {
         #[inline(always)]
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; 20],
-            x: [*const f32; FEW],
-            whole: [__m256; FEW],
-            sums: &mut [[__m256; SUMS]; FEW],
-        ) {
-            // SAFETY: by the caller's promise; the last 16 bytes are read.
+        unsafe fn numbers(block: &[u8; 20]) -> [__m256; 4] {
+            // SAFETY: by the caller's promise; the last sixteen bytes are read.
             unsafe {
-                let [d, least] = [0, 2].map(|at| factor(block, at));
-                let [low, high] = four(block.as_ptr().add(4));
-                let ([a, b], [c, e]) = (signed(low), signed(high));
-                let least = Some(_mm256_broadcastss_ps(least));
-                scaled([a, b, c, e], _mm256_broadcastss_ps(d), least, x, whole, sums);
+                let ([low, high], least) = (four(block.as_ptr().add(4)), _mm256_broadcastss_ps(factor(block, 2)));
+                let [a, b, c, d] = scaled(factor(block, 0), low, high);
+                let [a, b] = [_mm256_add_ps(a, least), _mm256_add_ps(b, least)];
+                [a, b, _mm256_add_ps(c, least), _mm256_add_ps(d, least)]
             }
         }
     }
 
     impl Blocks<__m512, 34, 2> for Q8_0 {
         #[inline(always)]
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; 34],
-            x: [*const f32; FEW],
-            _: [__m512; FEW],
-            sums: &mut [[__m512; SUMS]; FEW],
-        ) {
+        unsafe fn numbers(block: &[u8; 34]) -> [__m512; 2] {
             // SAFETY: by the caller's promise; the last 32 bytes are read.
             unsafe {
                 let d = _mm512_broadcastss_ps(factor(block, 0));
                 let low = _mm512_cvtepi8_epi32(_mm_loadu_si128(block.as_ptr().add(2).cast()));
                 let high = _mm512_cvtepi8_epi32(_mm_loadu_si128(block.as_ptr().add(18).cast()));
-                let numbers = [_mm512_mul_ps(d, _mm512_cvtepi32_ps(low)), _mm512_mul_ps(d, _mm512_cvtepi32_ps(high))];
-                plain(numbers, x, sums);
+                [_mm512_mul_ps(d, _mm512_cvtepi32_ps(low)), _mm512_mul_ps(d, _mm512_cvtepi32_ps(high))]
             }
         }
     }
 
     impl Blocks<__m256, 34, 4> for Q8_0 {
         #[inline(always)]
-        unsafe fn add<const FEW: usize, const SUMS: usize>(
-            block: &[u8; 34],
-            x: [*const f32; FEW],
-            whole: [__m256; FEW],
-            sums: &mut [[__m256; SUMS]; FEW],
-        ) {
+        unsafe fn numbers(block: &[u8; 34]) -> [__m256; 4] {
             // SAFETY: by the caller's promise; the last 32 bytes are read.
             unsafe {
-                let d = _mm256_broadcastss_ps(factor(block, 0));
-                let [a, b] = signed(_mm_loadu_si128(block.as_ptr().add(2).cast()));
-                let [c, e] = signed(_mm_loadu_si128(block.as_ptr().add(18).cast()));
-                scaled([a, b, c, e], d, None, x, whole, sums);
+                let low = _mm_loadu_si128(block.as_ptr().add(2).cast());
+                scaled(factor(block, 0), low, _mm_loadu_si128(block.as_ptr().add(18).cast()))
             }
         }
     }
@@ -400,30 +319,15 @@ mod x86 {
     {
         let (blocks, count) = (bytes.as_chunks::<BYTES>().0, width / BLOCK);
         let x: [&[[f32; BLOCK]]; FEW] = std::array::from_fn(|i| x[i * width..][..width].as_chunks().0);
-        let mut whole: [Vec<V>; FEW] = std::array::from_fn(|_| Vec::with_capacity(count));
-        for (whole, x) in whole.iter_mut().zip(x) {
-            for block in x {
-                // SAFETY: by the caller's promise; the parts of a block lie within it.
-                unsafe {
-                    let mut sum = V::zero();
-                    for part in 0..PARTS {
-                        sum = sum.and(V::load(block.as_ptr().add(part * V::WIDTH)));
-                    }
-                    whole.push(sum);
-                }
-            }
-        }
-        let whole: [&[V]; FEW] = std::array::from_fn(|i| whole[i].as_slice());
         let (tiles, rest) = out.as_chunks_mut::<FEW>().0.as_chunks_mut::<ROWS>();
         let done = tiles.len() * ROWS;
         for (i, out) in tiles.iter_mut().enumerate() {
             // SAFETY: by the caller's promise.
-            *out = unsafe { tile::<V, B, BYTES, PARTS, ROWS, FEW, SUMS>(&blocks[i * ROWS * count..], count, x, whole) };
+            *out = unsafe { tile::<V, B, BYTES, PARTS, ROWS, FEW, SUMS>(&blocks[i * ROWS * count..], count, x) };
         }
         for (i, out) in rest.iter_mut().enumerate() {
             // SAFETY: by the caller's promise.
-            [*out] =
-                unsafe { tile::<V, B, BYTES, PARTS, 1, FEW, SUMS>(&blocks[(done + i) * count..], count, x, whole) };
+            [*out] = unsafe { tile::<V, B, BYTES, PARTS, 1, FEW, SUMS>(&blocks[(done + i) * count..], count, x) };
         }
     }
 
@@ -444,27 +348,28 @@ mod x86 {
         blocks: &[[u8; BYTES]],
         count: usize,
         x: [&[[f32; BLOCK]]; FEW],
-        whole: [&[V]; FEW],
     ) -> [[f32; FEW]; ROWS]
     where
         V: Vector,
         B: Blocks<V, BYTES, PARTS>,
     {
-        const { assert!(PARTS * V::WIDTH == BLOCK && SUMS >= 2) };
+        const { assert!(PARTS * V::WIDTH == BLOCK && PARTS.is_multiple_of(SUMS)) };
         let rows: [&[[u8; BYTES]]; ROWS] = std::array::from_fn(|i| &blocks[i * count..][..count]);
-        let (x, whole) = (x.map(|x| &x[..count]), whole.map(|whole| &whole[..count]));
+        let x = x.map(|x| &x[..count]);
         // SAFETY: by the caller's promise; the parts of a block of `x` lie within it.
         unsafe {
             // No closures with vectors here: one that is not inlined would be compiled without the instructions.
             let mut sums = [[[V::zero(); SUMS]; FEW]; ROWS];
             for at in 0..count {
                 for row in 0..ROWS {
-                    let mut at_x = [std::ptr::null(); FEW];
-                    let mut at_whole = [V::zero(); FEW];
+                    let numbers = B::numbers(&rows[row][at]);
                     for few in 0..FEW {
-                        (at_x[few], at_whole[few]) = (x[few][at].as_ptr(), whole[few][at]);
+                        let x = x[few][at].as_ptr();
+                        for part in 0..PARTS {
+                            let sum = &mut sums[row][few][part % SUMS];
+                            *sum = sum.plus(numbers[part], V::load(x.add(part * V::WIDTH)));
+                        }
                     }
-                    B::add(&rows[row][at], at_x, at_whole, &mut sums[row]);
                 }
             }
             let mut totals = [[0.0; FEW]; ROWS];
@@ -497,9 +402,9 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn avx2(format: Format, bytes: &[u8], width: usize, x: &[f32], out: &mut [f32]) -> bool {
         match format {
-            Format::Q4_0 => all!(__m256, Q4_0, 4, [(1, 1, 3), (2, 1, 3), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
-            Format::Q4_1 => all!(__m256, Q4_1, 4, [(1, 1, 3), (2, 1, 3), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
-            Format::Q8_0 => all!(__m256, Q8_0, 4, [(1, 1, 3), (2, 1, 3), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q4_0 => all!(__m256, Q4_0, 4, [(1, 1, 4), (2, 1, 4), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q4_1 => all!(__m256, Q4_1, 4, [(1, 1, 4), (2, 1, 4), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
+            Format::Q8_0 => all!(__m256, Q8_0, 4, [(1, 1, 4), (2, 1, 4), (3, 1, 2), (4, 1, 2)], bytes, width, x, out),
             _ => return false,
         }
         true
