@@ -88,7 +88,7 @@ impl Reader<'_> {
         let mut read = Read { characters: text.chars().count(), ..Read::default() };
         let all = self.pieces(text)?;
         for segment in &all {
-            let before = losses(plain.source(segment)?, segment)?;
+            let before = losses(plain.source(segment)?.logits, segment)?;
             let after = losses(stream.step(segment)?, segment)?;
             let n = before.dims()[0];
             let [before, after] = [before, after].map(|losses| total(vec![losses.sum()]));

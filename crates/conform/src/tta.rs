@@ -19,6 +19,7 @@ pub struct Subject {
     still: Box<dyn AnyOptimiser>,
     batches: Vec<Inputs>,
     reference: Vec<Inputs>,
+    labels: Vec<Vec<usize>>,
 }
 
 impl Subject {
@@ -36,8 +37,7 @@ impl Subject {
         Ok(Self { batches, reference, ..Self::with(method, Box::new(model), patch) })
     }
 
-    /// A method on the tiny residual network with batch norms, a patch that overrides their scales and shifts, and a stream that
-    /// drifts.
+    /// A method on the tiny residual network with batch norms, the patch it wants, labelled reference batches, and a stream that drifts.
     ///
     /// # Errors
     /// Never, unless a part of the workspace is broken.
@@ -47,13 +47,18 @@ impl Subject {
         }
         let model = tiny::resnet(0, DType::F64);
         let mut patch = Patch::new();
-        let norms = acclimate_peft::build("norm_tuning", &toml::Table::new())?;
-        acclimate_peft::place(&mut patch, &model, "norm_tuning", norms, None, &mut Rng::new(0, "patch", 0))?;
+        // What trains nothing must leave such a patch alone.
+        let (name, targets) = method.trains_any().adapter().unwrap_or(("norm_tuning", None));
+        let adapter = acclimate_peft::build(name, &toml::Table::new())?;
+        let targets = targets.map(|word| acclimate_core::Targets::Word(word.to_owned()));
+        acclimate_peft::place(&mut patch, &model, name, adapter, targets.as_ref(), &mut Rng::new(0, "patch", 0))?;
         let batches = (0..6u32).map(|at| match tiny::images(u64::from(at), 8, DType::F64) {
             Inputs::Images(x) => Inputs::Images(x * (1.0 + 0.2 * f64::from(at)) + 0.1 * f64::from(at)),
             other => other,
         });
-        Ok(Self { batches: batches.collect(), ..Self::with(method, Box::new(model), patch) })
+        let reference = (10..14).map(|seed| tiny::images(seed, 8, DType::F64)).collect();
+        let labels = vec![(0..8).map(|row| row % 3).collect(); 4];
+        Ok(Self { batches: batches.collect(), reference, labels, ..Self::with(method, Box::new(model), patch) })
     }
 
     fn with(method: Box<dyn AnyTestTime>, model: Box<dyn Model>, patch: Patch) -> Self {
@@ -61,7 +66,7 @@ impl Subject {
         let still = acclimate_optim::Sgd { lr: 1e-300, momentum: 0.0, nesterov: false };
         let moving = acclimate_optim::Adamw { lr: 1e-2, ..Default::default() };
         let (moving, still) = (Box::new(moving), Box::new(still));
-        Self { method, model, patch, moving, still, batches: vec![], reference: vec![] }
+        Self { method, model, patch, moving, still, batches: vec![], reference: vec![], labels: vec![] }
     }
 
     fn stream(&self, reset: Reset) -> Result<Stream<'_>, String> {
@@ -71,6 +76,7 @@ impl Subject {
     fn stream_with<'a>(&'a self, optimiser: &'a dyn AnyOptimiser, reset: Reset) -> Result<Stream<'a>, String> {
         let host = Host::new(self.model.as_ref(), self.patch.clone())
             .and_then(|host| host.reference(&self.reference).optimiser(optimiser))
+            .and_then(|host| if self.labels.is_empty() { Ok(host) } else { host.labels(&self.labels) })
             .map_err(why)?;
         Stream::new(self.method.as_ref(), host, reset).map_err(why)
     }
@@ -381,7 +387,7 @@ pub fn no_loss_sees_a_later_word(subject: &Subject) -> Result<(), String> {
 pub fn one_segment_is_static(subject: &Subject) -> Result<(), String> {
     let mut stream = subject.stream(Reset::Never)?;
     let mut host = Host::new(subject.model.as_ref(), subject.patch.clone()).map_err(why)?;
-    let fixed = numbers(&host.source(&subject.batches[1]).map_err(why)?);
+    let fixed = numbers(&host.source(&subject.batches[1]).map_err(why)?.logits);
     let said = step(&mut stream, &subject.batches[1])?;
     let far = said.iter().zip(&fixed).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f64::max);
     // A tape may take products in another order: some hundred roundings in f64.

@@ -38,7 +38,7 @@ pub use files::{read_safetensors, remove_unfinished, write_safetensors, write_sa
 pub use form::{PatchFolder, PeftForm, PeftTensor, PeftType};
 pub use gguf::{Gguf, GgufTensor};
 pub use model::{Inputs, Model, Outputs, Tokens};
-pub use norm::{Batch, Moments, Normaliser, Recording, Source};
+pub use norm::{Batch, BatchNorm, Moments, Normaliser, Recording, Source};
 pub use optimiser::{AnyOptimiser, AnyState, At, Edit, Evaluate, Optimiser, Step};
 pub use pass::Pass;
 pub use patch::{HeadStart, Part, Patch, affine_at, affine_of};

@@ -19,6 +19,18 @@ pub enum Inputs {
     Rows(Tensor<2>),
 }
 
+impl Inputs {
+    /// How many rows the batch has.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens.ids.dims()[0],
+            Self::Embeddings(seq) => seq.h.dims()[0],
+            Self::Images(x) => x.dims()[0],
+            Self::Rows(x) => x.dims()[0],
+        }
+    }
+}
+
 /// A batch of token numbers, padded to one length.
 #[derive(Clone, Debug)]
 pub struct Tokens {

@@ -1,6 +1,6 @@
 //! Whose moments a batch norm uses: a choice of its own, independent of training and of autodiff.
 
-use crate::{Error, Params, Result, Site};
+use crate::{Activation, Error, Params, Result, Site};
 use burn::tensor::Tensor;
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -13,22 +13,99 @@ pub struct Moments {
     pub variance: Tensor<1>,
 }
 
-/// Supplies the moments of a batch norm. A pure function of the batch and the source's moments: nothing is written back.
-pub trait Normaliser: Send + Sync {
-    /// The moments to normalise `x` `[batch, channels, height, width]` with.
-    ///
-    /// # Errors
-    /// When the batch cannot give moments.
-    fn moments(&self, site: &Site, x: &Tensor<4>, source: Moments) -> Result<Moments>;
+/// A batch norm about to be applied.
+#[derive(Debug)]
+pub struct BatchNorm<'a> {
+    /// Where it is.
+    pub site: &'a Site,
+    /// `[batch, channels, height, width]`.
+    pub x: Tensor<4>,
+    /// Factor of each channel after normalising, `[channels]`.
+    pub scale: Tensor<1>,
+    /// What is added to each channel then, `[channels]`.
+    pub shift: Tensor<1>,
+    /// Added to variances before the root is taken.
+    pub eps: f64,
+    pub(crate) weights: &'a Params,
+    pub(crate) after: Activation,
+}
 
-    /// Whether the moments are always the batch's own, so that they may be taken and used in one go, without asking for them.
+impl BatchNorm<'_> {
+    /// The moments stored with the model.
+    ///
+    /// # Errors
+    /// When the weights lack them.
+    pub fn source(&self) -> Result<Moments> {
+        let stored = |field: &str| self.weights.get::<1>(&format!("{}.{field}", self.site.name));
+        Ok(Moments { mean: stored("running_mean")?, variance: stored("running_var")? })
+    }
+
+    /// The batch's own moments, over rows and pixels.
+    ///
+    /// # Errors
+    /// When there is but one number for each channel.
+    pub fn own(&self) -> Result<Moments> {
+        self.check_own()?;
+        let (mean, variance) = acclimate_kernels::channel_moments(self.x.clone());
+        Ok(Moments { mean, variance })
+    }
+
+    /// The moments of each row by itself, over its pixels: `[batch, channels]` each.
+    pub fn rows(&self) -> [Tensor<2>; 2] {
+        let [batch, channels, height, width] = self.x.dims();
+        let x = self.x.clone().reshape([1, batch * channels, height, width]);
+        let (mean, variance) = acclimate_kernels::channel_moments(x);
+        [mean, variance].map(|moment| moment.reshape([batch, channels]))
+    }
+
+    /// Normalised by these moments.
+    pub fn by(self, moments: Moments) -> Tensor<4> {
+        let Moments { mean, variance } = moments;
+        acclimate_kernels::normalise(self.x, [mean, variance], [self.scale, self.shift], self.eps, self.after)
+    }
+
+    /// Normalised by the batch's own moments, taken and used in one go; gradients flow through them.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::own`].
+    pub fn by_own(self) -> Result<Tensor<4>> {
+        self.check_own()?;
+        Ok(acclimate_kernels::batch_norm(self.x, [self.scale, self.shift], self.eps, self.after))
+    }
+
+    /// Each row normalised by moments of its own, `[batch, channels]` each.
+    pub fn by_rows(self, moments: [Tensor<2>; 2]) -> Tensor<4> {
+        let [batch, channels, height, width] = self.x.dims();
+        let all = batch * channels;
+        // Each row's channels are the channels of one image.
+        let x = self.x.reshape([1, all, height, width]);
+        let moments = moments.map(|moment| moment.reshape([all]));
+        let vectors =
+            [self.scale, self.shift].map(|v| v.unsqueeze_dim::<2>(0).expand([batch, channels]).reshape([all]));
+        acclimate_kernels::normalise(x, moments, vectors, self.eps, self.after)
+            .reshape([batch, channels, height, width])
+    }
+
+    fn check_own(&self) -> Result<()> {
+        let [batch, _, height, width] = self.x.dims();
+        if batch * height * width < 2 {
+            return Err(Error::Unsupported {
+                who: format!("batch norm `{}`", self.site.name),
+                what: "take statistics from a single number per channel".to_owned(),
+                instead: "use larger batches or the stored statistics".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Says whose moments a batch norm uses.
+pub trait Normaliser: Send + Sync {
+    /// Normalises: one of `by`, `by_own` and `by_rows` of [`BatchNorm`].
     ///
     /// # Errors
     /// When the batch cannot give moments.
-    fn takes_own(&self, site: &Site, x: &Tensor<4>) -> Result<bool> {
-        let _ = (site, x);
-        Ok(false)
-    }
+    fn normalise(&self, norm: BatchNorm<'_>) -> Result<Tensor<4>>;
 }
 
 /// The moments stored with the model.
@@ -36,8 +113,9 @@ pub trait Normaliser: Send + Sync {
 pub struct Source;
 
 impl Normaliser for Source {
-    fn moments(&self, _: &Site, _: &Tensor<4>, source: Moments) -> Result<Moments> {
-        Ok(source)
+    fn normalise(&self, norm: BatchNorm<'_>) -> Result<Tensor<4>> {
+        let moments = norm.source()?;
+        Ok(norm.by(moments))
     }
 }
 
@@ -46,22 +124,8 @@ impl Normaliser for Source {
 pub struct Batch;
 
 impl Normaliser for Batch {
-    fn moments(&self, site: &Site, x: &Tensor<4>, _: Moments) -> Result<Moments> {
-        self.takes_own(site, x)?;
-        let (mean, variance) = acclimate_kernels::channel_moments(x.clone());
-        Ok(Moments { mean, variance })
-    }
-
-    fn takes_own(&self, site: &Site, x: &Tensor<4>) -> Result<bool> {
-        let [batch, _, height, width] = x.dims();
-        if batch * height * width < 2 {
-            return Err(Error::Unsupported {
-                who: format!("batch norm `{}`", site.name),
-                what: "take statistics from a single number per channel".to_owned(),
-                instead: "use larger batches or the stored statistics".to_owned(),
-            });
-        }
-        Ok(true)
+    fn normalise(&self, norm: BatchNorm<'_>) -> Result<Tensor<4>> {
+        norm.by_own()
     }
 }
 
@@ -92,16 +156,16 @@ impl Sum {
 }
 
 impl Normaliser for Recording {
-    fn moments(&self, site: &Site, x: &Tensor<4>, source: Moments) -> Result<Moments> {
-        let moments = Batch.moments(site, x, source)?;
-        let [batch, _, height, width] = x.dims();
+    fn normalise(&self, norm: BatchNorm<'_>) -> Result<Tensor<4>> {
+        let moments = norm.own()?;
+        let [batch, _, height, width] = norm.x.dims();
         let count = (batch * height * width) as f64;
         let mut sums = self.0.lock().expect("nothing panics while the sums are held");
         let sum = sums
-            .get(&site.name)
+            .get(&norm.site.name)
             .map_or_else(|| Sum { count, moments: moments.clone() }, |sum| sum.and(count, &moments));
-        sums.insert(site.name.clone(), sum);
-        Ok(moments)
+        sums.insert(norm.site.name.clone(), sum);
+        Ok(norm.by(moments))
     }
 }
 
@@ -129,14 +193,20 @@ mod tests {
         let device = Device::flex();
         let x =
             Rng::new(0, "images", 0).normal_tensor(&[6, 3, 2, 2], 2.0, DType::F64, &device).get::<4>().unwrap() + 5.0;
-        let none = || Moments {
-            mean: Tensor::zeros([3], (&device, DType::F64)),
-            variance: Tensor::ones([3], (&device, DType::F64)),
+        let weights = Params::default();
+        let norm = |x: Tensor<4>| BatchNorm {
+            site: &site,
+            x,
+            scale: Tensor::ones([3], (&device, DType::F64)),
+            shift: Tensor::zeros([3], (&device, DType::F64)),
+            eps: 1e-5,
+            weights: &weights,
+            after: Activation::Identity,
         };
-        let all = Batch.moments(&site, &x, none()).unwrap();
+        let all = norm(x.clone()).own().unwrap();
         let recording = Recording::default();
         for part in [x.clone().narrow(0, 0, 1), x.clone().narrow(0, 1, 3), x.narrow(0, 4, 2)] {
-            recording.moments(&site, &part, none()).unwrap();
+            recording.normalise(norm(part)).unwrap();
         }
         let params = recording.into_params();
         for (name, expected) in [("norm.running_mean", all.mean), ("norm.running_var", all.variance)] {

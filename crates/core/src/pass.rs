@@ -1,7 +1,8 @@
 //! The pass: what a forward needs besides weights. Models call it at their sites.
 
 use crate::{
-    Affine, Cache, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source, affine_at,
+    Affine, BatchNorm, Cache, Error, Model, Normaliser, Part, Patch, Result, Rng, Seq, Site, SiteKind, Source,
+    affine_at,
 };
 use acclimate_kernels::{Activation, Conv2d, Visible};
 use burn::tensor::{Int, Tensor};
@@ -280,16 +281,8 @@ impl<'a> Pass<'a> {
             let expected = format!("[batch, {}, height, width]", site.out);
             return Err(Error::Shape { what: site.name.clone(), expected, got: x.dims().to_vec() });
         }
-        let vectors = scale_shift(&self.folded(model, site)?, &x);
-        if self.normaliser.takes_own(site, &x)? {
-            return Ok(acclimate_kernels::batch_norm(x, vectors, eps, after));
-        }
-        let source = crate::Moments {
-            mean: model.weights().get::<1>(&format!("{}.running_mean", site.name))?,
-            variance: model.weights().get::<1>(&format!("{}.running_var", site.name))?,
-        };
-        let moments = self.normaliser.moments(site, &x, source)?;
-        Ok(acclimate_kernels::normalise(x, [moments.mean, moments.variance], vectors, eps, after))
+        let [scale, shift] = scale_shift(&self.folded(model, site)?, &x);
+        self.normaliser.normalise(BatchNorm { site, x, scale, shift, eps, weights: model.weights(), after })
     }
 
     /// Attention of several heads over projected states, `[batch, length, heads·width]`; keys and values may have fewer heads, each for a
@@ -370,6 +363,24 @@ impl<'a> Pass<'a> {
             crate::patch::Kind::Adapter(crate::Adapter::Tokens(method)) => Err(by_row(method.card().name)),
             _ => Ok(seq),
         })
+    }
+
+    /// Weight and bias of the linear map from features to logits: that of the last patch with a head for all rows, or the model's own.
+    ///
+    /// # Errors
+    /// Where there is neither.
+    pub fn head_weights(&self, model: &dyn Model) -> Result<Affine> {
+        let patch = self.active.iter().rfind(|active| active.rows.is_none() && active.patch.has_head());
+        if let Some(Active { patch, .. }) = patch {
+            return Ok(Affine::new(patch.params.get::<2>("head.weight")?, Some(patch.params.get("head.bias")?)));
+        }
+        let own = model.head().and_then(|name| model.sites().iter().find(|site| site.name == name));
+        let site = own.ok_or_else(|| Error::Unsupported {
+            who: "the model".to_owned(),
+            what: "show a head: neither it nor a patch has one".to_owned(),
+            instead: "tune a head first and lay that patch below".to_owned(),
+        })?;
+        self.folded(model, site)
     }
 
     /// The head of the last patch that has one, on features `[rows, width]`; heads of patches that differ by row add their share.

@@ -1,5 +1,5 @@
 use crate::{Host, TestTime};
-use acclimate_core::{Batch, Inputs, Method, Record, Result};
+use acclimate_core::{Batch, Inputs, Method, Normaliser, Record, Result};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,10 @@ impl TestTime for BatchStatistics {
     }
 
     fn step(&self, batch: &Inputs, _: &mut BatchStatisticsState, host: &mut Host<'_>) -> Result<Tensor<2>> {
-        host.forward(batch, &Batch)
+        Ok(host.forward_under(batch, &Batch)?.logits)
+    }
+
+    fn under(&self, _: &mut BatchStatisticsState, pass: &mut dyn FnMut(&dyn Normaliser) -> Result<()>) -> Result<()> {
+        pass(&Batch)
     }
 }

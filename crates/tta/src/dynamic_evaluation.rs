@@ -1,5 +1,5 @@
-use crate::{Gradient, Host, TestTime, losses};
-use acclimate_core::{AnyTensor, Error, Inputs, Method, Params, Record, Result, Source};
+use crate::{Gradient, Host, Loss, Seen, TestTime, losses};
+use acclimate_core::{AnyTensor, Error, Inputs, Method, Params, Record, Result};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -101,9 +101,7 @@ impl TestTime for DynamicEvaluation {
             let (who, what, instead) = (Self::CARD.name.to_owned(), what.to_owned(), instead.to_owned());
             Err(Error::Unsupported { who, what, instead })
         };
-        if host.patch().params.is_empty() {
-            return refused("adapt a patch without trained tensors", "give the stream one such as `full` or `lora`");
-        }
+        host.check_trains(Self::CARD.name)?;
         let batches = host.reference_batches();
         match (self.rule, batches.is_empty()) {
             (Rule::Sgd, _) => return Ok(DynamicEvaluationState { size: Params::default(), share: Params::default() }),
@@ -117,7 +115,7 @@ impl TestTime for DynamicEvaluation {
         }
         let mut sum = host.patch().params.zeros_like();
         for batch in batches {
-            let Gradient { gradients, .. } = self.gradient(batch, host)?;
+            let (_, Gradient { gradients, .. }) = self.gradient(batch, host)?;
             sum = sum.zip(&gradients, |sum, g| sum + g.square());
         }
         let size = sum.map(|_, sum| AnyTensor::from_elements((sum.elements() / batches.len() as f64).sqrt()));
@@ -131,7 +129,7 @@ impl TestTime for DynamicEvaluation {
     }
 
     fn step(&self, batch: &Inputs, state: &mut DynamicEvaluationState, host: &mut Host<'_>) -> Result<Tensor<2>> {
-        let Gradient { logits, gradients, .. } = self.gradient(batch, host)?;
+        let (Seen { logits, .. }, Gradient { gradients, .. }) = self.gradient(batch, host)?;
         let (params, first) = (&host.patch().params, &host.first().params);
         let away = first.zip(params, |first, now| first - now);
         let next = match self.rule {
@@ -151,8 +149,13 @@ impl TestTime for DynamicEvaluation {
 }
 
 impl DynamicEvaluation {
-    /// The gradient of a segment's mean loss.
-    fn gradient(&self, batch: &Inputs, host: &mut Host<'_>) -> Result<Gradient> {
-        host.gradient(batch, &Source, |logits| Ok(losses(logits, batch)?.mean()))
+    /// The gradient of a segment's mean loss, and what was said of it.
+    fn gradient(&self, batch: &Inputs, host: &mut Host<'_>) -> Result<(Seen, Gradient)> {
+        let (seen, gradient) = host.gradient(|taped| {
+            let seen = taped.forward(batch)?;
+            let loss = Loss::mean(losses(seen.logits.clone(), batch)?);
+            Ok((seen, Some(loss)))
+        })?;
+        Ok((seen, gradient.expect("there is a loss")))
     }
 }

@@ -11,9 +11,9 @@ mod tent;
 mod text;
 
 pub use dynamic_evaluation::Rule;
-pub use host::{Counts, Gradient, Host};
+pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
 pub use loss::entropy;
-pub use method::{AnyTestTime, TestTime};
+pub use method::{AnyTestTime, TestTime, Trains};
 pub use stream::{Event, Report, Reset, Stream, Watch};
 pub use text::{losses, scored, segments};
 

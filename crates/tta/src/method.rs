@@ -1,8 +1,30 @@
 //! What a test-time method is: typed to write, erased to choose.
 
 use crate::Host;
-use acclimate_core::{AnyState, Card, Inputs, Method, Record, RecordReader, Result};
+use acclimate_core::{AnyState, Card, Error, Inputs, Method, Need, Normaliser, Record, RecordReader, Result};
 use burn::tensor::Tensor;
+
+/// What a method trains where its user names nothing: which patch it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trains {
+    /// Nothing: an empty patch.
+    Nothing,
+    /// Scales and shifts of the norms.
+    Norms,
+    /// Every weight.
+    Everything,
+}
+
+impl Trains {
+    /// The adapter that gives such a patch, and its targets where they are not the adapter's own.
+    pub fn adapter(self) -> Option<(&'static str, Option<&'static str>)> {
+        match self {
+            Self::Nothing => None,
+            Self::Norms => Some(("norm_tuning", None)),
+            Self::Everything => Some(("full", Some("all"))),
+        }
+    }
+}
 
 /// A method that adapts to the batches it predicts. It sees inputs alone: labels are not representable.
 ///
@@ -24,6 +46,25 @@ pub trait TestTime: Method {
     /// # Errors
     /// When numbers are not finite or inputs do not fit.
     fn step(&self, batch: &Inputs, state: &mut Self::State, host: &mut Host<'_>) -> Result<Tensor<2>>;
+
+    /// What it trains where its user names nothing.
+    fn trains(&self) -> Trains {
+        if Self::CARD.needs(Need::Gradients) { Trains::Norms } else { Trains::Nothing }
+    }
+
+    /// Runs one pass under the statistics of batch norms that this method keeps, so that other methods may work under them, and
+    /// remembers what they saw there. See [`Host::statistics`].
+    ///
+    /// # Errors
+    /// The pass's own, and where the method keeps no statistics.
+    fn under(&self, state: &mut Self::State, pass: &mut dyn FnMut(&dyn Normaliser) -> Result<()>) -> Result<()> {
+        let _ = (state, pass);
+        Err(Error::Unsupported {
+            who: Self::CARD.name.to_owned(),
+            what: "bring statistics of batch norms for another method".to_owned(),
+            instead: "choose one that does, such as `alpha_bn`".to_owned(),
+        })
+    }
 }
 
 /// [`TestTime`] with its types erased: what registries hold.
@@ -42,6 +83,13 @@ pub trait AnyTestTime: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The method's own.
     fn step_any(&self, batch: &Inputs, state: &mut dyn AnyState, host: &mut Host<'_>) -> Result<Tensor<2>>;
+    /// See [`TestTime::trains`].
+    fn trains_any(&self) -> Trains;
+    /// See [`TestTime::under`].
+    ///
+    /// # Errors
+    /// The method's own.
+    fn under_any(&self, state: &mut dyn AnyState, pass: &mut dyn FnMut(&dyn Normaliser) -> Result<()>) -> Result<()>;
     /// Reads a saved state.
     ///
     /// # Errors
@@ -60,10 +108,20 @@ impl<M: TestTime> AnyTestTime for M {
         Ok(Box::new(self.prepare(host)?))
     }
     fn step_any(&self, batch: &Inputs, state: &mut dyn AnyState, host: &mut Host<'_>) -> Result<Tensor<2>> {
-        let state = state.as_any_mut().downcast_mut().expect("a state is handed back to the method that made it");
-        self.step(batch, state, host)
+        self.step(batch, own(state), host)
+    }
+    fn trains_any(&self) -> Trains {
+        self.trains()
+    }
+    fn under_any(&self, state: &mut dyn AnyState, pass: &mut dyn FnMut(&dyn Normaliser) -> Result<()>) -> Result<()> {
+        self.under(own(state), pass)
     }
     fn restore(&self, reader: &mut RecordReader) -> Result<Box<dyn AnyState>> {
         Ok(Box::new(M::State::load(reader)?))
     }
+}
+
+/// The state under its own type.
+fn own<S: 'static>(state: &mut dyn AnyState) -> &mut S {
+    state.as_any_mut().downcast_mut().expect("a state is handed back to the method that made it")
 }

@@ -240,7 +240,7 @@ impl<'a> Stream<'a> {
             self.report.events.push(Event::NotFinite { batch: number, what });
             self.reset()?;
         }
-        let logits = self.host.source(batch)?;
+        let logits = self.host.source(batch)?.logits;
         if is_finite(&logits) {
             return Ok(logits);
         }
@@ -262,7 +262,7 @@ impl<'a> Stream<'a> {
         self.report.predicted.resize(adapted.len(), 0);
         add(&mut self.report.predicted, &adapted);
         if let Some(watched) = &mut self.watch {
-            let source = histogram(&self.host.source(batch)?);
+            let source = histogram(&self.host.source(batch)?.logits);
             if let Some((class, share, source)) = watched.collapse([adapted, source]) {
                 self.report.events.push(Event::Collapsed { batch: self.report.batches, class, share, source });
             }

@@ -1,5 +1,5 @@
-use crate::{Host, TestTime, entropy};
-use acclimate_core::{Batch, Error, Inputs, Method, Record, Result, Role};
+use crate::{Host, Loss, TestTime, entropy};
+use acclimate_core::{Inputs, Method, Record, Result};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -71,25 +71,18 @@ impl TestTime for Tent {
     type State = TentState;
 
     fn prepare(&self, host: &mut Host<'_>) -> Result<TentState> {
-        let patch = host.patch();
-        let refused = |what: String| {
-            let instead = "give the stream a patch that overrides the norms, and lay a tuned patch below it".to_owned();
-            Err(Error::Unsupported { who: Self::CARD.name.to_owned(), what, instead })
-        };
-        if patch.params.is_empty() {
-            return refused("adapt a patch without trained tensors".to_owned());
-        }
-        match patch.params.names().find(|name| patch.role(name) != Role::Norm) {
-            Some(name) => refused(format!("tune `{name}`, which is no norm's scale or shift")),
-            None => Ok(TentState {}),
-        }
+        host.check_trains_norms(Self::CARD.name)?;
+        Ok(TentState {})
     }
 
     fn step(&self, batch: &Inputs, _: &mut TentState, host: &mut Host<'_>) -> Result<Tensor<2>> {
-        let mut one = || {
-            let gradient = host.gradient(batch, &Batch, |logits| Ok(entropy(logits).mean()))?;
-            host.update(&gradient)?;
-            Ok(gradient.logits)
+        let mut one = || -> Result<Tensor<2>> {
+            let seen = host.learn(|taped| {
+                let seen = taped.forward(batch)?;
+                let loss = Loss::mean(entropy(seen.logits.clone()));
+                Ok((seen, Some(loss)))
+            })?;
+            Ok(seen.logits)
         };
         for _ in 1..self.steps {
             one()?;

@@ -1,11 +1,11 @@
 //! Tent against `reference/tta/tent.py`.
 #![allow(clippy::unwrap_used)] // a golden without its numbers is a failure
 
-use acclimate_core::{AnyOptimiser, AnyTensor, Batch, Inputs, Params, Patch, Rng, read_safetensors};
+use acclimate_core::{AnyOptimiser, AnyTensor, Inputs, Params, Patch, Rng, read_safetensors};
 use acclimate_models::{Norm, Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
-use acclimate_tta::{Host, Reset, Stream, Tent, entropy};
-use burn::tensor::{DType, Device, Tensor};
+use acclimate_tta::{Host, Loss, Reset, Stream, Tent, entropy};
+use burn::tensor::{DType, Device};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -60,7 +60,12 @@ fn agrees(dtype: DType, tolerance: &str) {
         let batch = |value: &Value| Inputs::Images(tensor(value, dtype).get::<4>().unwrap());
         let batches: Vec<Inputs> = inputs["batches"].as_array().unwrap().iter().map(batch).collect();
         let mut host = Host::new(&model, patch.clone()).unwrap();
-        let gradient = host.gradient(&batches[0], &Batch, |logits: Tensor<2>| Ok(entropy(logits).mean())).unwrap();
+        let gradient = host.gradient(|taped| {
+            let seen = taped.forward(&batches[0])?;
+            let loss = Loss::mean(entropy(seen.logits.clone()));
+            Ok((seen, Some(loss)))
+        });
+        let gradient = gradient.unwrap().1.unwrap();
         assert_eq!(gradient.gradients.len(), expected["gradients"].as_object().unwrap().len());
         for (name, got) in gradient.gradients.iter() {
             near(&format!("gradient of {name}"), got, &expected["gradients"][plain(name)]);
