@@ -1,16 +1,25 @@
-//! Tent against `reference/tta/tent.py`.
-#![allow(clippy::unwrap_used)] // a golden without its numbers is a failure
+//! Every method beside the run that `reference/tta` has written: its authors' script, or what the file's header says.
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
 
-use acclimate_core::{AnyOptimiser, AnyTensor, Inputs, Params, Patch, Rng, read_safetensors};
+use acclimate_core::{AnyTensor, Entry, Inputs, Need, Params, Patch, Rng, Targets, find, read_safetensors};
 use acclimate_models::{Norm, Resnet, tiny};
-use acclimate_optim::{Adamw, Sgd};
-use acclimate_tta::{Host, Loss, Reset, Stream, Tent, entropy};
+use acclimate_tta::{AnyTestTime, Host, METHODS, Reset, Stream};
 use burn::tensor::{DType, Device};
+use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(name)
+}
+
+/// Settings as a method reads them: `null` is no limit.
+fn table(settings: &Value) -> toml::Table {
+    let value = |value: &Value| match value {
+        Value::Null => toml::Value::Float(f64::INFINITY),
+        value => toml::Value::try_from(value).unwrap(),
+    };
+    settings.as_object().unwrap().iter().map(|(name, setting)| (name.clone(), value(setting))).collect()
 }
 
 fn tensor(value: &Value, dtype: DType) -> AnyTensor {
@@ -26,79 +35,105 @@ fn distance(got: &AnyTensor, expected: &Value) -> f64 {
     got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f64::max)
 }
 
+fn model(kind: &str, dtype: DType) -> Resnet {
+    let norm = if kind == "group" { Norm::Group(4) } else { Norm::Batch };
+    let prefix = format!("{kind}_norm/");
+    let (stored, _) = read_safetensors(&golden("models/resnet_tiny.safetensors"), &Device::flex()).unwrap();
+    let mut weights = Params::default();
+    for (name, tensor) in stored.cast(dtype).iter() {
+        if let Some(name) = name.strip_prefix(&prefix) {
+            weights.insert(name, tensor.clone());
+        }
+    }
+    Resnet::from_weights(tiny::resnet_config(norm), weights).unwrap()
+}
+
+/// The batches that all cases share, `batch` or `reference`.
+fn batches(of: &str, dtype: DType) -> Vec<Inputs> {
+    let (stored, _) = read_safetensors(&golden("tta/stream.safetensors"), &Device::flex()).unwrap();
+    let at = |at: usize| stored.any(&format!("{of}/{at}"))?.cast(dtype).get::<4>();
+    (0..).map_while(at).map(Inputs::Images).collect()
+}
+
+/// The patch that trains what the case says.
+fn patch(model: &Resnet, train: Option<&str>) -> Patch {
+    let mut patch = Patch::new();
+    if let Some(name) = train {
+        let all = (name == "full").then(|| Targets::Word("all".to_owned()));
+        let adapter = acclimate_peft::build(name, &toml::Table::new()).unwrap();
+        acclimate_peft::place(&mut patch, model, name, adapter, all.as_ref(), &mut Rng::new(0, "patch", 0)).unwrap();
+    }
+    patch
+}
+
 /// The authors' name of a patch's tensor: `norm.weight` for `norm.full.weight`.
 fn plain(name: &str) -> String {
     name.replace(".full.", ".")
 }
 
-fn model(file: &str, prefix: &str, dtype: DType) -> Resnet {
-    let (stored, _) = read_safetensors(&golden(file), &Device::flex()).unwrap();
-    let mut weights = Params::default();
-    for (name, tensor) in stored.cast(dtype).iter() {
-        if let Some(name) = name.strip_prefix(prefix) {
-            weights.insert(name, tensor.clone());
+/// All cases of a method's file but those that follow a slip of their source.
+fn equals_its_reference(entry: &Entry<dyn AnyTestTime>, dtype: DType, precision: &str) {
+    let text = std::fs::read_to_string(golden(&format!("tta/{}.json", entry.card.name))).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let (batches, reference) = (batches("batch", dtype), batches("reference", dtype));
+    let labels = vec![(0..8).map(|row| row % 3).collect::<Vec<_>>(); reference.len()];
+    let Some(tolerance) = golden["header"]["tolerance"][precision].as_f64() else { return };
+    for case in golden["cases"].as_array().unwrap().iter().filter(|case| case.get("compat").is_none()) {
+        let (name, host) = (case["name"].as_str().unwrap(), &case["host"]);
+        let model = model(case["norm"].as_str().unwrap(), dtype);
+        let optimiser = host.get("optimiser").map(|given| {
+            let entry = find(acclimate_optim::METHODS, given["method"].as_str().unwrap()).unwrap();
+            entry.build(&table(&given["settings"])).unwrap()
+        });
+        let statistics = host.get("statistics").map(|given| {
+            find(METHODS, given["method"].as_str().unwrap()).unwrap().build(&table(&given["settings"])).unwrap()
+        });
+        let method = entry.build(&table(&case["settings"])).unwrap();
+        let made = Host::new(&model, patch(&model, host["train"].as_str())).unwrap();
+        let mut made = made.reference(&reference).labels(&labels).unwrap();
+        if let Some(optimiser) = &optimiser {
+            made = made.optimiser(optimiser.as_ref()).unwrap();
         }
-    }
-    Resnet::from_weights(tiny::resnet_config(Norm::Batch), weights).unwrap()
-}
-
-fn agrees(dtype: DType, tolerance: &str) {
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(golden("tta/tent.json")).unwrap()).unwrap();
-    let tolerance = golden["header"]["tolerance"][tolerance].as_f64().unwrap();
-    for case in golden["cases"].as_array().unwrap() {
-        let (name, inputs, config, expected) = (&case["name"], &case["inputs"], &case["config"], &case["expected"]);
-        let file = format!("{}.safetensors", inputs["model"].as_str().unwrap());
-        let model = model(&file, inputs["weights"].as_str().unwrap(), dtype);
-        let mut patch = Patch::new();
-        let full = acclimate_peft::build("norm_tuning", &toml::Table::new()).unwrap();
-        acclimate_peft::place(&mut patch, &model, "norm_tuning", full, None, &mut Rng::new(0, "patch", 0)).unwrap();
-
+        if let Some(statistics) = &statistics {
+            made = made.statistics(statistics.as_ref()).unwrap();
+        }
+        let reset = if host["reset"] == "episodic" { Reset::Episodic } else { Reset::Never };
+        let mut stream = Stream::new(method.as_ref(), made, reset).unwrap();
         let near = |what: &str, got: &AnyTensor, expected: &Value| {
             let far = distance(got, expected);
             assert!(far <= tolerance, "{name}: {what} is off by {far:e}");
         };
-        let batch = |value: &Value| Inputs::Images(tensor(value, dtype).get::<4>().unwrap());
-        let batches: Vec<Inputs> = inputs["batches"].as_array().unwrap().iter().map(batch).collect();
-        let mut host = Host::new(&model, patch.clone()).unwrap();
-        let gradient = host.gradient(|taped| {
-            let seen = taped.forward(&batches[0])?;
-            let loss = Loss::mean(entropy(seen.logits.clone()));
-            Ok((seen, Some(loss)))
-        });
-        let gradient = gradient.unwrap().1.unwrap();
-        assert_eq!(gradient.gradients.len(), expected["gradients"].as_object().unwrap().len());
-        for (name, got) in gradient.gradients.iter() {
-            near(&format!("gradient of {name}"), got, &expected["gradients"][plain(name)]);
-        }
-
-        let setting = |key: &str| config["optimiser"][key].as_f64().unwrap();
-        let optimiser: Box<dyn AnyOptimiser> = if config["optimiser"]["name"] == "adam" {
-            Box::new(Adamw { lr: setting("lr"), beta1: 0.9, beta2: 0.999, eps: setting("eps") })
-        } else {
-            Box::new(Sgd { lr: setting("lr"), momentum: setting("momentum"), nesterov: true })
-        };
-        let method = Tent { steps: config["steps"].as_u64().unwrap() as usize };
-        let reset = if config["episodic"] == true { Reset::Episodic } else { Reset::Never };
-        let host = Host::new(&model, patch).unwrap().optimiser(optimiser.as_ref()).unwrap();
-        let mut stream = Stream::new(&method, host, reset).unwrap();
-        for (step, (batch, expected)) in batches.iter().zip(expected["steps"].as_array().unwrap()).enumerate() {
-            let logits = stream.step(batch).unwrap();
-            near(&format!("logits {step}"), &logits.into(), &expected["logits"]);
-            let (got, entropy) = (stream.report().entropies[step], expected["entropy"].as_f64().unwrap());
-            assert!((got - entropy).abs() <= tolerance * (1.0 + entropy), "{name}: entropy {got} is not {entropy}");
-            for (name, got) in stream.host().patch().params.iter() {
-                near(&format!("{name} after step {step}"), got, &expected["params"][plain(name)]);
+        let steps = case["expected"].as_array().unwrap();
+        assert_eq!(batches.len(), steps.len());
+        for (step, (batch, expected)) in batches.iter().zip(steps).enumerate() {
+            near(&format!("logits {step}"), &stream.step(batch).unwrap().into(), &expected["logits"]);
+            if let Some(params) = expected["params"].as_object() {
+                let own = &stream.host().patch().params;
+                assert_eq!(own.len(), params.len(), "{name}: trained tensors");
+                for (of, got) in own.iter() {
+                    near(&format!("{of} after batch {step}"), got, &params[&plain(of)]);
+                }
+            }
+            let saved = stream.save();
+            for (of, value) in expected["state"].as_object().into_iter().flatten() {
+                let found = saved.tensors.any(&format!("method:{of}"));
+                let got = found.unwrap_or_else(|| panic!("{name}: no `{of}` among what the method remembers"));
+                near(&format!("{of} after batch {step}"), got, value);
             }
         }
     }
 }
 
-#[test]
-fn tent_agrees_with_the_authors_script_in_double_precision() {
-    agrees(DType::F64, "f64");
-}
-
-#[test]
-fn tent_agrees_with_the_authors_script_in_single_precision() {
-    agrees(DType::F32, "f32");
+fn main() -> ExitCode {
+    let read = |entry: &&Entry<dyn AnyTestTime>| !entry.card.needs(Need::Text);
+    let trials = METHODS.iter().filter(read).flat_map(|entry| {
+        [("double", DType::F64, "f64"), ("single", DType::F32, "f32")].map(|(word, dtype, precision)| {
+            let name = format!("{} equals its reference in {word} precision", entry.card.name);
+            Trial::test(name, move || {
+                equals_its_reference(entry, dtype, precision);
+                Ok(())
+            })
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
