@@ -342,6 +342,15 @@ impl<'a> Host<'a> {
         self.counted(&self.patch.clone(), batch, statistics)
     }
 
+    /// The same under the statistics that another method brings, or, where none does, under those stored with the model: for methods
+    /// that work on what a model says, whatever it is.
+    ///
+    /// # Errors
+    /// As [`Host::forward`].
+    pub fn forward_stored(&mut self, batch: &Inputs) -> Result<Seen> {
+        if self.statistics.is_some() { self.forward(batch) } else { self.forward_under(batch, &Source) }
+    }
+
     /// The model with other values for the patch's trained tensors: a teacher, or the start.
     ///
     /// # Errors
