@@ -4,6 +4,7 @@
 mod batch_statistics;
 mod dynamic_evaluation;
 mod host;
+mod lame;
 mod loss;
 mod method;
 mod stream;
@@ -12,6 +13,7 @@ mod text;
 
 pub use dynamic_evaluation::Rule;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
+pub use lame::Affinity;
 pub use loss::entropy;
 pub use method::{AnyTestTime, TestTime, Trains};
 pub use stream::{Event, Report, Reset, Stream, Watch};
@@ -19,5 +21,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, lame::Lame, tent::Tent];
 }
