@@ -1,15 +1,19 @@
 //! Test-time adaptation: a deployed model keeps up with inputs that drift, without labels.
 //!
 //! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
+mod alpha_bn;
 mod batch_statistics;
 mod dynamic_evaluation;
 mod host;
 mod lame;
 mod loss;
 mod method;
+mod robust_bn;
+mod statistics;
 mod stream;
 mod tent;
 mod text;
+mod unmix_tns;
 
 pub use dynamic_evaluation::Rule;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
@@ -21,5 +25,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, lame::Lame, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [alpha_bn::AlphaBn, batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, tent::Tent, unmix_tns::UnmixTns];
 }
