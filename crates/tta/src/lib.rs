@@ -3,6 +3,7 @@
 //! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
 mod alpha_bn;
 mod batch_statistics;
+mod core;
 mod dynamic_evaluation;
 mod host;
 mod lame;
@@ -25,5 +26,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [alpha_bn::AlphaBn, batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, tent::Tent, unmix_tns::UnmixTns];
+    pub static METHODS: dyn AnyTestTime = [alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, tent::Tent, unmix_tns::UnmixTns];
 }
