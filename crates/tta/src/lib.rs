@@ -5,6 +5,7 @@ mod adanpc;
 mod alpha_bn;
 mod batch_statistics;
 mod core;
+mod domainadaptor;
 mod dynamic_evaluation;
 mod host;
 mod lame;
@@ -20,6 +21,7 @@ mod text;
 mod unmix_tns;
 
 pub use adanpc::AdanpcCompat;
+pub use domainadaptor::{DomainadaptorCompat, Gem};
 pub use dynamic_evaluation::Rule;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
 pub use lame::Affinity;
@@ -31,5 +33,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
+    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
 }
