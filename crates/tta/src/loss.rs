@@ -1,11 +1,52 @@
 //! Losses without labels.
 
 use burn::tensor::{Tensor, activation};
+use serde::{Deserialize, Serialize};
+
+/// The loss of a row that a filter or a selection of layers works on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// The entropy of the prediction.
+    #[default]
+    Entropy,
+    /// The cross-entropy with the likeliest class.
+    PseudoLabel,
+}
+
+impl Objective {
+    /// The loss of each row.
+    pub(crate) fn of(self, logits: Tensor<2>) -> Tensor<1> {
+        match self {
+            Self::Entropy => entropy(logits),
+            Self::PseudoLabel => likeliest(logits).neg(),
+        }
+    }
+}
 
 /// The entropy of each row's softmax, `H = −Σₖ pₖ·log pₖ`: `[batch, classes]` to `[batch]`. Its gradient is `−pₖ·(log pₖ + H)`.
 pub fn entropy(logits: Tensor<2>) -> Tensor<1> {
     let log = activation::log_softmax(logits, 1);
     (log.clone().exp() * log).sum_dim(1).squeeze_dim::<1>(1).neg()
+}
+
+/// The log-probability of each row's likeliest class; no gradient flows through the choice.
+pub(crate) fn likeliest(logits: Tensor<2>) -> Tensor<1> {
+    let choice = logits.clone().argmax(1);
+    activation::log_softmax(logits, 1).gather(1, choice).squeeze_dim::<1>(1)
+}
+
+/// The cross-entropy of each row's softmax with that of the target, `−Σₖ softmax(t)ₖ·log softmax(z)ₖ`.
+pub(crate) fn cross_entropy(target: Tensor<2>, logits: Tensor<2>) -> Tensor<1> {
+    (activation::softmax(target, 1) * activation::log_softmax(logits, 1)).sum_dim(1).squeeze_dim::<1>(1).neg()
+}
+
+/// The entropy of the mean prediction, one number.
+pub(crate) fn mean_entropy(logits: Tensor<2>) -> Tensor<1> {
+    let mean = activation::softmax(logits, 1).mean_dim(0);
+    // A class that underflows has no share: 0·log 0 = 0.
+    let log = mean.clone().clamp_min(f64::from(f32::MIN_POSITIVE)).log();
+    (mean * log).sum().neg()
 }
 
 #[cfg(test)]
