@@ -37,10 +37,14 @@ pub(crate) fn below(numbers: &Tensor<1>, bound: f64) -> Tensor<1> {
 
 /// The cosine between each row `[rows, width]` and a vector `[width]`.
 pub(crate) fn cosine(rows: Tensor<2>, vector: &Tensor<1>) -> Tensor<1> {
-    let length = |x: Tensor<2>| x.square().sum_dim(1).sqrt();
-    let vector = vector.clone().unsqueeze_dim::<2>(0);
-    let (lengths, length) = (length(rows.clone()), length(vector.clone()));
-    ((rows * vector).sum_dim(1) / (lengths * length)).squeeze_dim::<1>(1)
+    (unit(rows) * unit(vector.clone().unsqueeze_dim::<2>(0))).sum_dim(1).squeeze_dim::<1>(1)
+}
+
+/// Each row at length one; a row of zeros stays so, and has no gradient.
+pub(crate) fn unit(rows: Tensor<2>) -> Tensor<2> {
+    // As torch's: no length below 1e-12 divides. The square is what is bounded: the root of zero has no gradient.
+    let length = rows.clone().square().sum_dim(1).clamp_min(1e-24).sqrt();
+    rows / length
 }
 
 /// The mean of the rows that `keep` (0 or 1, `[rows]`) tells, `[width]`. At least one must be kept.

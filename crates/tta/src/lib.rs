@@ -2,7 +2,9 @@
 //!
 //! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
 mod anchor;
+mod augment;
 mod batch_statistics;
+mod cotta;
 mod dynamic_evaluation;
 mod eata;
 mod filter;
@@ -10,12 +12,16 @@ mod host;
 mod loss;
 mod method;
 mod ostta;
+mod prototypes;
+mod rmt;
 mod self_learning;
 mod stream;
+mod teacher;
 mod tent;
 mod text;
 
 pub use anchor::Squares;
+pub use cotta::Unsure;
 pub use dynamic_evaluation::Rule;
 pub use filter::Share;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
@@ -27,5 +33,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, dynamic_evaluation::DynamicEvaluation, eata::Eata, ostta::Ostta, self_learning::SelfLearning, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cotta::Cotta, dynamic_evaluation::DynamicEvaluation, eata::Eata, ostta::Ostta, rmt::Rmt, self_learning::SelfLearning, tent::Tent];
 }

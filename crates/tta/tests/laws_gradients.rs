@@ -4,7 +4,10 @@
 use acclimate_core::{AnyOptimiser, AnyTensor, Inputs, Params, Patch, Rng, Targets};
 use acclimate_models::{Norm, Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
-use acclimate_tta::{AnyTestTime, Eata, Host, Ostta, Reset, SelfLearning, Share, Squares, Stream, Teaching, Tent};
+use acclimate_tta::{
+    AnyTestTime, BatchStatistics, Cotta, Eata, Host, Ostta, Reset, Rmt, SelfLearning, Share, Squares, Stream, Teaching,
+    Tent, Unsure,
+};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 /// Far from every bound of these networks.
@@ -293,4 +296,155 @@ fn ostta_drops_rows_that_lost_certainty() {
     });
     let two = Run::new(&model, &quick).over(&Ostta::default(), &batches[..2]);
     assert_eq!(two.kept, 8 + kept.count() as u64);
+}
+
+fn everything<'a>(model: &'a Resnet, optimiser: &'a dyn AnyOptimiser) -> Run<'a> {
+    Run { adapter: "full", ..Run::new(model, optimiser) }
+}
+
+/// CoTTA that follows at once, sets nothing back and makes no views.
+fn cotta() -> Cotta {
+    Cotta { momentum: 0.0, restore: 0.0, confidence: 0.0, augmentations: 2, low: -4.0, high: 4.0, ..Cotta::default() }
+}
+
+#[test]
+fn a_teacher_that_keeps_all_of_itself_predicts_as_at_the_start() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = everything(&model, &adam);
+    let left = run.over(&Cotta { momentum: 1.0, ..cotta() }, &batches);
+    assert_eq!(left.logits, run.over(&BatchStatistics::default(), &batches).logits);
+    assert_ne!(left.params, flat(&patch(&model, "full").params));
+}
+
+#[test]
+fn restoring_all_gives_back_the_start() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let left = everything(&model, &adam).over(&Cotta { restore: 1.0, ..cotta() }, &batches);
+    assert_eq!(left.params, flat(&patch(&model, "full").params));
+}
+
+#[test]
+fn restoring_sets_back_its_share_of_numbers() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let left = everything(&model, &adam).over(&Cotta { restore: 0.25, ..cotta() }, &batches[..1]);
+    let start = flat(&patch(&model, "full").params);
+    let back = left.params.iter().zip(&start).filter(|(now, start)| now == start).count() as f64;
+    let count = start.len() as f64;
+    // Four standard deviations of a binomial count.
+    assert!((back - 0.25 * count).abs() < 4.0 * (count * 0.25 * 0.75).sqrt(), "{back} of {count}");
+}
+
+#[test]
+fn a_teacher_is_a_weighted_sum_of_its_students() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let (run, method) = (everything(&model, &adam), Cotta { momentum: 0.7, ..cotta() });
+    let mut stream = run.stream(&method).unwrap();
+    let mut expected: Vec<f64> = flat(&patch(&model, "full").params).iter().map(|x| 0.7f64.powi(5) * x).collect();
+    for (step, batch) in (1..).zip(&batches) {
+        stream.step(batch).unwrap();
+        let weight = 0.3 * 0.7f64.powi(5 - step);
+        expected.iter_mut().zip(flat(&stream.host().patch().params)).for_each(|(sum, x)| *sum += weight * x);
+    }
+    let state = stream.save().tensors;
+    let teacher = state.iter().filter(|(name, _)| name.starts_with("method:teacher/"));
+    // Five roundings in f64 of numbers near one.
+    assert!(far(&teacher.flat_map(|(_, t)| t.to_f64s()).collect::<Vec<_>>(), &expected) < 1e-14);
+}
+
+#[test]
+fn views_are_made_where_the_unadapted_model_is_unsure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = everything(&model, &adam);
+    let forwards = |confidence, unsure| {
+        let method = Cotta { confidence, unsure, augmentations: 3, ..cotta() };
+        let mut stream = run.stream(&method).unwrap();
+        stream.step(&batches[0]).unwrap();
+        stream.host().counts().forwards
+    };
+    // The start, the teacher and the student; or the start, three views and the student; or all of them.
+    assert_eq!((forwards(0.0, Unsure::Batch), forwards(1.0, Unsure::Batch)), (3, 5));
+    assert_eq!((forwards(0.0, Unsure::Row), forwards(1.0, Unsure::Row)), (3, 5));
+    let between = forwards(0.0, Unsure::Row)..=6;
+    assert!((1..20).map(|at| forwards(f64::from(at) / 20.0, Unsure::Row)).all(|count| between.contains(&count)));
+    assert!((1..20).any(|at| forwards(f64::from(at) / 20.0, Unsure::Row) == 6));
+}
+
+#[test]
+fn inputs_that_are_no_images_have_no_views() {
+    let bert = tiny::bert(0, DType::F64);
+    let mut patch = Patch::new();
+    let full = acclimate_peft::build("norm_tuning", &toml::Table::new()).unwrap();
+    acclimate_peft::place(&mut patch, &bert, "norm_tuning", full, None, &mut Rng::new(0, "patch", 0)).unwrap();
+    patch.add_head(&bert, 3, acclimate_core::HeadStart::Zero, &mut Rng::new(0, "head", 0));
+    let (adam, method) = (adam(), Cotta { confidence: 1.0, ..cotta() });
+    let mut stream =
+        Stream::new(&method, Host::new(&bert, patch).unwrap().optimiser(&adam).unwrap(), Reset::Never).unwrap();
+    let refused = stream.step(&tiny::tokens(0, &[3, 4], DType::F64)).err().unwrap().to_string();
+    assert!(refused.contains("no images"), "{refused}");
+}
+
+/// RMT on classes of the reference rows in turn.
+fn classes() -> Vec<Vec<usize>> {
+    vec![(0..8).map(|row| row % 3).collect(); 3]
+}
+
+fn rmt() -> Rmt {
+    Rmt { projection: 0, low: -4.0, high: 4.0, ..Rmt::default() }
+}
+
+#[test]
+fn rmt_predicts_twice_the_start_at_first() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let (reference, labels) = (reference(), classes());
+    let run = Run { reference: &reference, labels: &labels, ..everything(&model, &adam) };
+    let twice: Vec<f64> =
+        run.over(&BatchStatistics::default(), &batches[..1]).logits[0].iter().map(|z| 2.0 * z).collect();
+    assert_eq!(run.over(&rmt(), &batches[..1]).logits[0], twice);
+}
+
+#[test]
+fn prototypes_are_means_of_classes() {
+    let (model, adam, reference, labels) = (tiny::resnet(0, DType::F64), adam(), reference(), classes());
+    let run = Run { reference: &reference, labels: &labels, ..everything(&model, &adam) };
+    let method = rmt();
+    let stream = run.stream(&method).unwrap();
+    let prototypes = stream.save().tensors.any("method:features/prototypes").unwrap().to_f64s();
+    let mut host = Host::new(&model, Patch::new()).unwrap();
+    let mut sums = vec![0.0; 3 * 16];
+    for batch in &reference {
+        let features = numbers(host.forward(batch).unwrap().features);
+        for (row, feature) in features.chunks(16).enumerate() {
+            sums[row % 3 * 16..][..16].iter_mut().zip(feature).for_each(|(sum, x)| *sum += x);
+        }
+    }
+    let counts = [9.0, 9.0, 6.0];
+    let means: Vec<f64> = sums.iter().enumerate().map(|(at, sum)| sum / counts[at / 16]).collect();
+    assert!(far(&prototypes, &means) < 1e-13);
+}
+
+#[test]
+fn without_labels_there_are_no_prototypes() {
+    let (model, adam, reference) = (tiny::resnet(0, DType::F64), adam(), reference());
+    let method = rmt();
+    let refused = |labels: &[Vec<usize>]| {
+        let run = Run { reference: &reference, labels, ..everything(&model, &adam) };
+        run.stream(&method).err().unwrap().to_string()
+    };
+    assert!(refused(&[]).contains("with their classes"));
+    assert!(refused(&vec![vec![0; 8]; 3]).contains("class 1, of which there is no row"));
+    assert!(refused(&vec![vec![3; 8]; 3]).contains("counted from 0"));
+}
+
+#[test]
+fn a_reset_brings_back_the_projection() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let (reference, labels) = (reference(), classes());
+    let run = Run { reference: &reference, labels: &labels, ..everything(&model, &adam) };
+    let method = Rmt { projection: 4, ..rmt() };
+    let mut stream = run.stream(&method).unwrap();
+    let before = stream.host().own().fingerprint();
+    stream.step(&batches[0]).unwrap();
+    assert_ne!(stream.host().own().fingerprint(), before);
+    stream.reset().unwrap();
+    assert_eq!(stream.host().own().fingerprint(), before);
 }
