@@ -45,6 +45,26 @@ def model(kind="batch", train="norms", statistics="batch"):
     return net, named
 
 
+ADAM = {"method": "adamw", "settings": {"lr": 1e-3}}
+
+
+def adam(named, lr=1e-3):
+    """What the host's AdamW without decay is."""
+    return torch.optim.Adam(list(named), lr=lr, betas=(0.9, 0.999), eps=1e-8)
+
+
+def sgd(lr, momentum=0.9):
+    """How a case writes SGD down, and SGD."""
+    settings = {"lr": lr, "momentum": momentum, "nesterov": False}
+    return {"method": "sgd", "settings": settings}, lambda named: torch.optim.SGD(list(named), lr=lr, momentum=momentum)
+
+
+def full(name):
+    """The name of a patch's tensor: `norm.full.weight` for `norm.weight`."""
+    site, _, field = name.rpartition(".")
+    return f"{site}.full.{field}"
+
+
 def features(net, x):
     """What the head sees, and the logits."""
     seen = []

@@ -70,7 +70,8 @@ impl Loss {
         // A row that is left out has no share, even where its loss is not finite.
         let none = losses.zeros_like();
         let losses = (losses * weights).mask_where(keep.equal_elem(0.0), none);
-        (rows > 0.0).then(|| Self { value: losses.sum() / rows, rows: rows as usize })
+        // Burn's gradient of a division by a number knows its inverse in single precision only; a product keeps all digits.
+        (rows > 0.0).then(|| Self { value: losses.sum() * rows.recip(), rows: rows as usize })
     }
 }
 
@@ -425,13 +426,27 @@ impl<'a> Host<'a> {
     /// # Errors
     /// When they are not finite.
     pub fn replace(&mut self, who: &str, params: Params) -> Result<()> {
-        let step = self.step + 1;
+        self.put_params(who, self.step + 1, params)?;
+        self.step += 1;
+        self.counts.updates += 1;
+        Ok(())
+    }
+
+    /// Other values for the patch's trained tensors after an update and as a part of it, such as some of those of the start. After an
+    /// error nothing has changed.
+    ///
+    /// # Errors
+    /// When they are not finite.
+    pub fn amend(&mut self, who: &str, params: Params) -> Result<()> {
+        self.put_params(who, self.step, params)
+    }
+
+    fn put_params(&mut self, who: &str, step: u64, params: Params) -> Result<()> {
         if !params.is_finite() {
             let what = "the step leads to numbers that are not finite".to_owned();
             return Err(Error::Numeric { who: who.to_owned(), step, what });
         }
-        (self.patch.params, self.step) = (params, step);
-        self.counts.updates += 1;
+        self.patch.params = params;
         Ok(())
     }
 

@@ -3,35 +3,49 @@
 //! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
 mod adanpc;
 mod alpha_bn;
+mod anchor;
+mod augment;
 mod batch_statistics;
 mod core;
+mod cotta;
 mod domainadaptor;
 mod dynamic_evaluation;
+mod eata;
+mod filter;
 mod host;
 mod lame;
 mod loss;
 mod memory;
 mod method;
+mod ostta;
+mod prototypes;
+mod rmt;
 mod robust_bn;
+mod self_learning;
 mod statistics;
 mod stream;
 mod t3a;
+mod teacher;
 mod tent;
 mod text;
 mod unmix_tns;
 
 pub use adanpc::AdanpcCompat;
+pub use anchor::Squares;
+pub use cotta::Unsure;
 pub use domainadaptor::{DomainadaptorCompat, Gem};
 pub use dynamic_evaluation::Rule;
+pub use filter::Share;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
 pub use lame::Affinity;
-pub use loss::entropy;
+pub use loss::{Objective, entropy};
 pub use memory::FeatureMemory;
 pub use method::{AnyTestTime, TestTime, Trains};
+pub use self_learning::Teaching;
 pub use stream::{Event, Report, Reset, Stream, Watch};
 pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
+    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, cotta::Cotta, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, eata::Eata, lame::Lame, ostta::Ostta, rmt::Rmt, robust_bn::RobustBn, self_learning::SelfLearning, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
 }
