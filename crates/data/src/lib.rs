@@ -1,11 +1,13 @@
 //! Tables, splits, tokenisers, metrics and the asset cache
 mod assets;
 mod chat;
+mod corruptions;
 mod dictd;
 mod images;
 mod language;
 pub mod metrics;
 mod rdata;
+mod scenario;
 mod source;
 pub mod split;
 mod table;
@@ -15,8 +17,10 @@ mod vocabulary;
 
 pub use assets::{Asset, AssetFile, AssetKind, AssetTable, Assets, Client, Made, Presence};
 pub use chat::{ChatTemplate, Message};
+pub use corruptions::{Corruption, DigitShift, Draws, corrupt, rotate};
 pub use images::{Channels, Idx, Image, MAX_SIDE};
 pub use language::Document;
+pub use scenario::{LabelOrder, Mixture, Scenario, Shift, Step};
 pub use source::Source;
 pub use table::{Encoding, MAX_BYTES, MAX_CELL, MAX_COLUMNS, MAX_ROWS, ReadOptions, Table, Value};
 pub use task::{
