@@ -9,7 +9,7 @@
 use acclimate::core::{Batch, Inputs, Model, Patch, Result, Rng, find};
 use acclimate::dataset::fit_task;
 use acclimate::encode::Encoded;
-use acclimate::models::{Norm, Resnet, ResnetConfig};
+use acclimate::models::{Resnet, ResnetConfig};
 use acclimate::quickstart::Digits;
 use acclimate::recipe::{Recipe, TaskKind};
 use acclimate::tasks::{Prepared, TaskSpec};
@@ -29,8 +29,7 @@ fn main() -> Result<()> {
         classes: 10,
         widths: vec![16, 32],
         blocks: vec![1, 1],
-        norm: Norm::Batch,
-        eps: 1e-5,
+        ..ResnetConfig::resnet18()
     };
     let base = Resnet::seeded(config.clone(), 0, DType::F32, &Device::flex())?;
     let recipe = Recipe { epochs: Some(20), batch_size: Some(64), ..Recipe::default() };

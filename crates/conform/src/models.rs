@@ -70,17 +70,24 @@ pub fn subjects() -> acclimate_core::Result<Vec<Subject>> {
             model: Box::new(model),
         });
     }
-    let networks: [(_, Box<dyn Model>); 3] = [
-        ("resnet_batch_norm", Box::new(tiny::resnet_with(Norm::Batch, 0, DType::F64))),
-        ("resnet_group_norm", Box::new(tiny::resnet_with(Norm::Group(4), 0, DType::F64))),
+    let networks: [(_, Box<dyn Model>); 9] = [
+        ("convnet", Box::new(tiny::convnet(Norm::Batch, 0, DType::F64))),
+        ("crepe", Box::new(tiny::crepe(0, DType::F64))),
         ("efficientnet", Box::new(tiny::efficientnet(0, DType::F64))),
+        ("resnet_batch_norm", Box::new(tiny::resnet_with(Norm::Batch, 0, DType::F64))),
+        ("resnet_bottleneck", Box::new(tiny::bottleneck(0, DType::F64))),
+        ("resnet_group_norm", Box::new(tiny::resnet_with(Norm::Group(4), 0, DType::F64))),
+        ("resnet_layer_norm", Box::new(tiny::resnet_with(Norm::Layer, 0, DType::F64))),
+        ("vit", Box::new(tiny::vit(0, DType::F64))),
+        ("wide_resnet", Box::new(tiny::wide_resnet(0, DType::F64))),
     ];
     for (name, model) in networks {
+        let batch = if name == "crepe" { tiny::frames(1, 3, DType::F64) } else { images.clone() };
         subjects.push(Subject {
             name,
             model,
-            batch: images.clone(),
-            alone: (0..3).map(|row| cut(&images, row, 0)).collect(),
+            alone: (0..3).map(|row| cut(&batch, row, 0)).collect(),
+            batch,
             padded: None,
             embedded: None,
             wrong: tiny::tokens(1, &lengths, DType::F64),

@@ -443,7 +443,12 @@ pub fn affine_at(model: &dyn Model, site: &Site) -> Result<Affine> {
 /// When they have another shape than the site says.
 pub fn affine_of(site: &Site, weight: &AnyTensor, bias: Option<&AnyTensor>) -> Result<Affine> {
     let matrix = match site.kind {
-        SiteKind::Linear | SiteKind::Embedding => weight.get::<2>().filter(|w| w.dims() == [site.out, site.input]),
+        SiteKind::Linear => weight.get::<2>().filter(|w| w.dims() == [site.out, site.input]),
+        // A table may stand in a checkpoint as the only one of a batch.
+        SiteKind::Embedding => weight
+            .get::<2>()
+            .or_else(|| weight.get::<3>().filter(|w| w.dims()[0] == 1).map(|w| w.squeeze_dim(0)))
+            .filter(|w| w.dims() == [site.out, site.input]),
         SiteKind::Conv { .. } => weight
             .get::<4>()
             .filter(|w| w.dims()[0] == site.out && weight.count() == site.out * site.input)

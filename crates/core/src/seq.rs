@@ -58,6 +58,12 @@ impl Seq {
         sum / weights.sum_dim(1).squeeze_dim::<2>(1).clamp_min(1.0)
     }
 
+    /// The state that comes from each row's first input token, `[batch, width]`.
+    pub fn first(&self) -> Tensor<2> {
+        let first = self.origin.clone().equal_elem(0).float().cast(self.dtype());
+        (self.h.clone() * first.unsqueeze_dim::<3>(2)).sum_dim(1).squeeze_dim(1)
+    }
+
     /// Puts `extra` positions, `[batch, n, width]`, before all others; they come from nowhere.
     pub fn prepend(&self, extra: Tensor<3>) -> Self {
         let [batch, n, _] = extra.dims();

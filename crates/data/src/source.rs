@@ -10,7 +10,8 @@ use hf_hub::{Cache, Repo, RepoType};
 use crate::assets::Assets;
 
 /// Files taken from a hub repository beside its weights, where it has them.
-const BESIDE: [&str; 4] = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"];
+const BESIDE: [&str; 5] =
+    ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"];
 /// Weights in one file, or the list of their parts, best first.
 const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];

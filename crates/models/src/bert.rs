@@ -264,10 +264,7 @@ impl Bert {
     fn pool(&self, seq: &Seq) -> Tensor<2> {
         match self.config.pooling {
             Pooling::Mean => seq.mean(),
-            Pooling::Cls => {
-                let first = seq.origin.clone().equal_elem(0).float().cast(seq.dtype());
-                (seq.h.clone() * first.unsqueeze_dim::<3>(2)).sum_dim(1).squeeze_dim(1)
-            }
+            Pooling::Cls => seq.first(),
         }
     }
 }

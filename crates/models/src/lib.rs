@@ -4,6 +4,8 @@
 //! memory. It calls the pass at its sites and knows no method.
 
 mod bert;
+mod convnet;
+mod crepe;
 mod efficientnet;
 mod generate;
 mod gguf;
@@ -12,14 +14,21 @@ mod outline;
 mod resnet;
 pub mod tiny;
 mod vision;
+mod vit;
+mod wide_resnet;
 
 pub use bert::{Bert, BertConfig, Pooling};
+pub use convnet::{Convnet, ConvnetBlock, ConvnetConfig};
+pub use crepe::{Crepe, CrepeConfig};
 pub use efficientnet::{EfficientNet, EfficientNetConfig, EfficientNetStage};
 pub use generate::{Sampling, generate};
 pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use outline::outline;
-pub use resnet::{Norm, Resnet, ResnetConfig};
+pub use resnet::{Resnet, ResnetConfig, Stem};
+pub use vision::{Architecture, Network, Norm, Scaling, Walk};
+pub use vit::{Vit, VitConfig};
+pub use wide_resnet::{WideResnet, WideResnetConfig};
 
 use acclimate_core::{
     AnyTensor, Checkpoint, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens,
@@ -36,26 +45,30 @@ struct Reader {
     name: fn(&str) -> String,
 }
 
-static READERS: [Reader; 6] = [
+static READERS: [Reader; 10] = [
     Reader {
         model_type: "bert",
         build: |folder, weights| Ok(Box::new(Bert::in_folder(folder, weights)?)),
         name: bert::current_name,
     },
-    Reader {
-        model_type: "efficientnet_lite",
-        build: |folder, weights| Ok(Box::new(EfficientNet::in_folder(folder, weights)?)),
-        name: str::to_owned,
-    },
+    network::<ConvnetConfig>(),
+    network::<CrepeConfig>(),
+    network::<EfficientNetConfig>(),
     llama("llama"),
     llama("mistral"),
     llama("qwen2"),
-    Reader {
-        model_type: "resnet",
-        build: |folder, weights| Ok(Box::new(Resnet::in_folder(folder, weights)?)),
-        name: str::to_owned,
-    },
+    network::<ResnetConfig>(),
+    network::<VitConfig>(),
+    network::<WideResnetConfig>(),
 ];
+
+const fn network<A: Architecture>() -> Reader {
+    Reader {
+        model_type: A::MODEL_TYPE,
+        build: |folder, weights| Ok(Box::new(Network::<A>::in_folder(folder, weights)?)),
+        name: A::name,
+    }
+}
 
 const fn llama(model_type: &'static str) -> Reader {
     Reader {
@@ -202,7 +215,7 @@ fn shapes(site: &Site) -> Vec<(String, Vec<usize>)> {
 /// A matrix may be packed instead.
 fn check_weights(sites: &[Site], weights: &Params, packed: &BTreeMap<String, Packed>) -> Result<()> {
     let mut dtype = None;
-    for (name, shape) in sites.iter().flat_map(shapes) {
+    for (site, (name, shape)) in sites.iter().flat_map(|site| shapes(site).into_iter().map(move |s| (site, s))) {
         if let Some(matrix) = packed.get(&name) {
             if matrix.dims()[..] != shape {
                 let (expected, got) = (format!("{shape:?}"), matrix.dims().to_vec());
@@ -211,7 +224,14 @@ fn check_weights(sites: &[Site], weights: &Params, packed: &BTreeMap<String, Pac
             continue;
         }
         let tensor = weights.any(&name).ok_or_else(|| Error::unknown("tensor", &name, weights.names()))?;
-        if tensor.shape() != shape {
+        // A table may stand in a checkpoint as the only one of a batch.
+        let got = tensor.shape();
+        let got = if site.kind == SiteKind::Embedding {
+            got.strip_prefix(&[1]).filter(|got| *got == shape).unwrap_or(&got)
+        } else {
+            &got
+        };
+        if *got != shape[..] {
             return Err(Error::Shape {
                 what: format!("tensor `{name}`"),
                 expected: format!("{shape:?}"),

@@ -1,22 +1,21 @@
-//! A small residual network for images, with batch or group norm.
+//! Residual networks for images, with batch, group or layer norm: those of their paper for small images and for ImageNet.
 
-use crate::{check_weights, positive, read_json, read_weights, vision};
-use acclimate_core::{
-    Activation, Error, Inputs, Model, Outputs, Padding, Params, Pass, Patch, Recording, Result, Site, SiteKind,
-};
-use burn::tensor::{DType, Device, Tensor};
+use crate::vision::{self, Architecture, Network, Norm, Scaling, Walk};
+use crate::{positive, read_json};
+use acclimate_core::{Activation, Error, Padding, Params, Result, Site};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path, sync::OnceLock};
+use std::{collections::BTreeMap, path::Path};
 
-/// The norm after each convolution.
+/// How a network begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Norm {
-    /// Batch norm with running statistics.
+pub enum Stem {
+    /// A convolution of 3 × 3: for images of a few dozen pixels.
     #[default]
-    Batch,
-    /// Group norm with so many groups.
-    Group(usize),
+    Small,
+    /// A convolution of 7 × 7 and a maximum over 3 × 3, each of which halves height and width: for ImageNet.
+    Large,
 }
 
 /// The architecture, as in `config.json`.
@@ -26,23 +25,246 @@ pub struct ResnetConfig {
     pub image: [usize; 3],
     /// Outputs of the head.
     pub classes: usize,
+    /// How it begins.
+    #[serde(default)]
+    pub stem: Stem,
     /// Channels of each stage; the stem has those of the first. Every stage but the first halves height and width.
     pub widths: Vec<usize>,
     /// Blocks of each stage.
     pub blocks: Vec<usize>,
+    /// Whether a block narrows, filters and widens with three convolutions, to four times its `widths`; otherwise it has two.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bottleneck: bool,
     /// The norms.
     #[serde(default)]
     pub norm: Norm,
     /// Guards the division in norms.
     #[serde(default = "eps")]
     pub eps: f64,
+    /// How pixels are scaled; not at all where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
 }
 
 fn eps() -> f64 {
     1e-5
 }
 
+/// What `config.json` says in a folder of Hugging Face's `ResNetForImageClassification`; how it is built is in the names of its weights.
+#[derive(Deserialize)]
+struct Foreign {
+    #[serde(default = "three")]
+    num_channels: usize,
+    embedding_size: usize,
+    hidden_sizes: Vec<usize>,
+    depths: Vec<usize>,
+    layer_type: String,
+    hidden_act: String,
+    #[serde(default)]
+    downsample_in_first_stage: bool,
+    #[serde(default)]
+    downsample_in_bottleneck: bool,
+    id2label: Option<BTreeMap<String, String>>,
+}
+
+fn three() -> usize {
+    3
+}
+
+/// Who named the weights.
+#[derive(Clone, Copy)]
+enum Names {
+    Own,
+    Torchvision,
+    HuggingFace,
+}
+
+impl Names {
+    /// Whose the names of these weights are.
+    fn of(weights: &Params) -> Self {
+        let some = |start: &str| weights.names().any(|name| name.starts_with(start));
+        if some("layer1.") {
+            Self::Torchvision
+        } else if some("resnet.") {
+            Self::HuggingFace
+        } else {
+            Self::Own
+        }
+    }
+
+    /// The paths of the stem's convolution and norm.
+    fn stem(self) -> [String; 2] {
+        let pair = match self {
+            Self::Own => ["stem.conv", "stem.norm"],
+            Self::Torchvision => ["conv1", "bn1"],
+            Self::HuggingFace => ["resnet.embedder.embedder.convolution", "resnet.embedder.embedder.normalization"],
+        };
+        pair.map(str::to_owned)
+    }
+
+    /// The paths of a block's convolution number `unit`, from zero, and its norm.
+    fn unit(self, block: &Block, unit: usize) -> [String; 2] {
+        let (Block { stage, number, .. }, n) = (block, unit + 1);
+        match self {
+            Self::Own => ["conv", "norm"].map(|part| format!("stages.{stage}.{number}.{part}{n}")),
+            Self::Torchvision => ["conv", "bn"].map(|part| format!("layer{}.{number}.{part}{n}", stage + 1)),
+            Self::HuggingFace => ["convolution", "normalization"]
+                .map(|part| format!("resnet.encoder.stages.{stage}.layers.{number}.layer.{unit}.{part}")),
+        }
+    }
+
+    /// The paths of a block's shortcut.
+    fn shortcut(self, Block { stage, number, .. }: &Block) -> [String; 2] {
+        match self {
+            Self::Own => ["conv", "norm"].map(|part| format!("stages.{stage}.{number}.shortcut.{part}")),
+            Self::Torchvision => ["0", "1"].map(|part| format!("layer{}.{number}.downsample.{part}", stage + 1)),
+            Self::HuggingFace => ["convolution", "normalization"]
+                .map(|part| format!("resnet.encoder.stages.{stage}.layers.{number}.shortcut.{part}")),
+        }
+    }
+
+    fn head(self) -> &'static str {
+        match self {
+            Self::Own => "head",
+            Self::Torchvision => "fc",
+            Self::HuggingFace => "classifier.1",
+        }
+    }
+}
+
+/// One convolution of a block: its width, the size of its kernel and its stride.
+type Filter = (usize, usize, usize);
+
+/// One block.
+struct Block {
+    stage: usize,
+    /// Within its stage.
+    number: usize,
+    /// Channels that come in.
+    input: usize,
+    filters: Vec<Filter>,
+    stride: usize,
+}
+
+impl Block {
+    fn out(&self) -> usize {
+        self.filters.last().map_or(self.input, |filter| filter.0)
+    }
+
+    /// Whether what goes past it needs a convolution to fit.
+    fn shortcut(&self) -> bool {
+        self.stride != 1 || self.input != self.out()
+    }
+}
+
 impl ResnetConfig {
+    /// ResNet-18 for ten classes of small images in colour, 32 × 32.
+    pub fn resnet18() -> Self {
+        Self {
+            image: [3, 32, 32],
+            classes: 10,
+            stem: Stem::Small,
+            widths: vec![64, 128, 256, 512],
+            blocks: vec![2; 4],
+            bottleneck: false,
+            norm: Norm::Batch,
+            eps: eps(),
+            scaling: None,
+        }
+    }
+
+    /// ResNet-26 for the same images: three stages of four blocks with 16, 32 and 64 channels, as He et al. (2016) have their networks of
+    /// 6n + 2 layers. A stage that widens has a convolution beside its first block, where theirs pads with zeros.
+    pub fn resnet26() -> Self {
+        Self { widths: vec![16, 32, 64], blocks: vec![4; 3], ..Self::resnet18() }
+    }
+
+    /// ResNet-50 for the thousand classes of ImageNet.
+    pub fn resnet50() -> Self {
+        let scaling = Some(Scaling { mean: vec![0.485, 0.456, 0.406], deviation: vec![0.229, 0.224, 0.225] });
+        let (blocks, stem) = (vec![3, 4, 6, 3], Stem::Large);
+        Self { image: [3, 224, 224], classes: 1000, blocks, stem, bottleneck: true, scaling, ..Self::resnet18() }
+    }
+
+    /// Every block in forward order.
+    fn layout(&self) -> Vec<Block> {
+        let (mut blocks, mut input) = (vec![], self.widths[0]);
+        for (stage, (&width, &count)) in self.widths.iter().zip(&self.blocks).enumerate() {
+            for number in 0..count {
+                let stride = if stage > 0 && number == 0 { 2 } else { 1 };
+                let filters = if self.bottleneck {
+                    vec![(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+                } else {
+                    vec![(width, 3, stride), (width, 3, 1)]
+                };
+                let block = Block { stage, number, input, filters, stride };
+                input = block.out();
+                blocks.push(block);
+            }
+        }
+        blocks
+    }
+
+    /// A convolution that keeps the size but for its stride, and its norm.
+    fn unit(&self, [conv, norm]: [String; 2], input: usize, (out, size, stride): Filter) -> [Site; 2] {
+        [vision::conv(conv, [out, input], size, stride, Padding::Even(size / 2)), self.norm.site(norm, out)]
+    }
+
+    /// What a folder of Hugging Face's says.
+    fn foreign(folder: &Path, said: Foreign, weights: &Params) -> Result<Self> {
+        let file = folder.join("config.json");
+        let refused = |what: &str| Error::format(&file, format!("{what} is not offered; choose another checkpoint"));
+        if said.hidden_act != "relu" {
+            return Err(refused(&format!("the activation `{}`", said.hidden_act)));
+        }
+        if said.downsample_in_first_stage || said.downsample_in_bottleneck {
+            return Err(refused("a first stage that halves, or a stride at a block's first convolution,"));
+        }
+        let bottleneck = match said.layer_type.as_str() {
+            "basic" => false,
+            "bottleneck" => true,
+            other => return Err(refused(&format!("a layer of type `{other}`"))),
+        };
+        let parts = if bottleneck { 4 } else { 1 };
+        let widths: Vec<usize> = said.hidden_sizes.iter().map(|width| width / parts).collect();
+        if said.hidden_sizes.iter().any(|width| width % parts != 0) || widths.first() != Some(&said.embedding_size) {
+            return Err(refused("a stem of another width than the first stage"));
+        }
+        // The head tells how many classes there are where their names are not told.
+        let head = weights.any("classifier.1.bias").map(|bias| bias.count());
+        let classes = said.id2label.map(|names| names.len()).or(head).unwrap_or_default();
+        let channels = said.num_channels;
+        Ok(Self {
+            image: [channels, 224, 224],
+            classes,
+            stem: Stem::Large,
+            widths,
+            blocks: said.depths,
+            bottleneck,
+            norm: Norm::Batch,
+            eps: eps(),
+            scaling: Scaling::in_folder(folder, channels)?,
+        })
+    }
+}
+
+/// A residual network: a stem, stages of blocks with two convolutions each, or three, the mean over all pixels, a linear head. Its weights
+/// may have torchvision's names or those of Hugging Face's `ResNetForImageClassification`.
+pub type Resnet = Network<ResnetConfig>;
+
+impl Architecture for ResnetConfig {
+    const MODEL_TYPE: &'static str = "resnet";
+
+    fn in_folder(folder: &Path, weights: &Params) -> Result<Self> {
+        let file = folder.join("config.json");
+        let said: serde_json::Value = read_json(&file)?;
+        if said.get("hidden_sizes").is_none() {
+            return serde_json::from_value(said).map_err(|e| Error::format(&file, e.to_string()));
+        }
+        let said = serde_json::from_value(said).map_err(|e| Error::format(&file, e.to_string()))?;
+        Self::foreign(folder, said, weights)
+    }
+
     fn check(&self) -> Result<()> {
         let [channels, height, width] = self.image;
         positive("resnet", &[("channels", channels), ("height", height), ("width", width), ("classes", self.classes)])?;
@@ -54,185 +276,60 @@ impl ResnetConfig {
         }
         for (&width, &blocks) in self.widths.iter().zip(&self.blocks) {
             positive("resnet", &[("widths", width), ("blocks", blocks)])?;
-            if let Norm::Group(groups) = self.norm
-                && (groups == 0 || !width.is_multiple_of(groups))
-            {
-                return Err(Error::Other(format!(
-                    "resnet: `norm` must have groups that divide {width} channels, got `{groups}`"
-                )));
-            }
+            self.norm.check("resnet", width)?;
         }
         Ok(())
     }
 
-    fn unit(&self, path: [String; 2], out: usize, input: usize, size: usize, stride: usize) -> [Site; 2] {
-        let [conv, norm] = path;
-        let kind = SiteKind::Conv { kernel: [size, size], stride, padding: Padding::Even(size / 2), groups: 1 };
-        let norm_kind = if self.norm == Norm::Batch { SiteKind::BatchNorm } else { SiteKind::Norm };
-        [
-            Site { name: conv, kind, out, input: input * size * size, bias: false },
-            Site { name: norm, kind: norm_kind, out, input: 1, bias: true },
-        ]
+    fn image(&self) -> [usize; 3] {
+        self.image
     }
 
-    /// Every site in forward order, and for each block whether it has a shortcut of its own.
-    pub(crate) fn sites(&self) -> (Vec<Site>, Vec<bool>) {
-        let path = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
-        let mut input = self.widths[0];
-        let (mut sites, mut shortcuts) = (vec![], vec![]);
-        sites.extend(self.unit(path("stem.conv", "stem.norm"), input, self.image[0], 3, 1));
-        for (stage, (&out, &blocks)) in self.widths.iter().zip(&self.blocks).enumerate() {
-            for block in 0..blocks {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                let at = |part: &str| format!("stages.{stage}.{block}.{part}");
-                sites.extend(self.unit([at("conv1"), at("norm1")], out, input, 3, stride));
-                sites.extend(self.unit([at("conv2"), at("norm2")], out, out, 3, 1));
-                let shortcut = stride != 1 || input != out;
-                if shortcut {
-                    sites.extend(self.unit([at("shortcut.conv"), at("shortcut.norm")], out, input, 1, stride));
-                }
-                shortcuts.push(shortcut);
-                input = out;
+    fn scaling(&self) -> Option<&Scaling> {
+        self.scaling.as_ref()
+    }
+
+    fn sites(&self, weights: &Params) -> Vec<Site> {
+        let names = Names::of(weights);
+        let (size, stride) = if self.stem == Stem::Large { (7, 2) } else { (3, 1) };
+        let mut sites = self.unit(names.stem(), self.image[0], (self.widths[0], size, stride)).to_vec();
+        for block in self.layout() {
+            let mut input = block.input;
+            for (number, &filter) in block.filters.iter().enumerate() {
+                sites.extend(self.unit(names.unit(&block, number), input, filter));
+                input = filter.0;
+            }
+            if block.shortcut() {
+                sites.extend(self.unit(names.shortcut(&block), block.input, (block.out(), 1, block.stride)));
             }
         }
-        sites.push(Site { name: "head".to_owned(), kind: SiteKind::Linear, out: self.classes, input, bias: true });
-        (sites, shortcuts)
-    }
-}
-
-/// A residual network: a stem, stages of blocks with two convolutions each, the mean over all pixels, a linear head.
-#[derive(Debug)]
-pub struct Resnet {
-    config: ResnetConfig,
-    weights: Params,
-    sites: Vec<Site>,
-    shortcuts: Vec<bool>,
-    fingerprint: OnceLock<String>,
-}
-
-impl Resnet {
-    /// Reads `config.json` and `model.safetensors`.
-    ///
-    /// # Errors
-    /// Names the file, and the key or tensor that is missing or malformed.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        Self::in_folder(folder, read_weights(folder, device)?)
+        sites
     }
 
-    /// The model that a folder's configuration describes, over weights in memory.
-    pub(crate) fn in_folder(folder: &Path, weights: Params) -> Result<Self> {
-        let config: ResnetConfig = read_json(&folder.join("config.json"))?;
-        config.check()?;
-        Self::from_weights(config, weights)
-    }
-
-    /// Writes `config.json` and `model.safetensors`.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        vision::save(folder, "resnet", &self.config, &self.weights)
-    }
-
-    /// A model over weights in memory.
-    ///
-    /// # Errors
-    /// When the config cannot be built, or a tensor is missing or has another shape.
-    pub fn from_weights(config: ResnetConfig, weights: Params) -> Result<Self> {
-        config.check()?;
-        let (sites, shortcuts) = config.sites();
-        check_weights(&sites, &weights, &BTreeMap::new())?;
-        Ok(Self { config, weights, sites, shortcuts, fingerprint: OnceLock::new() })
-    }
-
-    /// An untrained model: normal weights with variance 2/inputs (He et al., 2015), norms that change nothing, a head of zeros.
-    ///
-    /// # Errors
-    /// When the config cannot be built.
-    pub fn seeded(config: ResnetConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
-        config.check()?;
-        let weights = vision::untrained(&config.sites().0, seed, dtype, device);
-        Self::from_weights(config, weights)
-    }
-
-    /// The config.
-    pub fn config(&self) -> &ResnetConfig {
-        &self.config
-    }
-
-    /// Running statistics of every batch norm, over all batches together, each batch normalised by its own statistics: what a
-    /// training with batch statistics leaves to be stored. Merge them into the weights.
-    ///
-    /// # Errors
-    /// When a batch does not fit or is too small.
-    pub fn estimate_statistics<'b>(
-        &self,
-        batches: impl IntoIterator<Item = &'b Inputs>,
-        patch: &Patch,
-    ) -> Result<Params> {
-        let recording = Recording::default();
-        for batch in batches {
-            self.forward(batch, &Pass::new(patch).normaliser(&recording))?;
-        }
-        Ok(recording.into_params())
-    }
-
-    fn unit(&self, sites: &[Site], x: Tensor<4>, after: Activation, pass: &Pass<'_>) -> Result<Tensor<4>> {
-        let (conv, norm) = (&sites[0], &sites[1]);
-        let x = pass.conv(self, conv, x)?;
-        match self.config.norm {
-            Norm::Batch => pass.batch_norm(self, norm, x, self.config.eps, after),
-            Norm::Group(groups) => pass.group_norm(self, norm, x, groups, self.config.eps, after),
-        }
-    }
-}
-
-impl Model for Resnet {
-    fn sites(&self) -> &[Site] {
-        &self.sites
-    }
-
-    fn weights(&self) -> &Params {
-        &self.weights
-    }
-
-    fn fingerprint(&self) -> &str {
-        self.fingerprint.get_or_init(|| self.weights.fingerprint())
+    fn head(&self, weights: &Params) -> Option<Site> {
+        Some(vision::head(Names::of(weights).head(), self.classes, self.width()))
     }
 
     fn width(&self) -> usize {
-        self.config.widths.last().copied().unwrap_or_default()
+        self.widths.last().map_or(0, |width| if self.bottleneck { 4 * width } else { *width })
     }
 
-    fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
-        let x = vision::images("resnet", inputs, self.config.image[0])?;
-        let (stem, mut rest) = self.sites.split_at(2);
-        let mut x = self.unit(stem, x.clone(), Activation::Relu, pass)?;
-        for &shortcut in &self.shortcuts {
-            let (here, after) = rest.split_at(if shortcut { 6 } else { 4 });
-            let y = self.unit(&here[..2], x.clone(), Activation::Relu, pass)?;
-            let y = self.unit(&here[2..4], y, Activation::Identity, pass)?;
-            let past = if shortcut { self.unit(&here[4..], x, Activation::Identity, pass)? } else { x };
-            x = acclimate_kernels::add(y, past, Activation::Relu);
-            rest = after;
+    fn features(&self, walk: &mut Walk<'_>, x: Tensor<4>) -> Result<Tensor<2>> {
+        let mut unit = |x, after| walk.unit(self.norm, x, self.eps, after);
+        let mut x = unit(x, Activation::Relu)?;
+        if self.stem == Stem::Large {
+            x = vision::max_pool(x, [3, 3], 2, 1)?;
         }
-        vision::classified(self, x, &rest[0], pass)
-    }
-
-    fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {
-        Ok(Box::new(Self::from_weights(self.config.clone(), weights)?))
-    }
-
-    fn outputs(&self) -> Option<usize> {
-        Some(self.config.classes)
-    }
-
-    fn head(&self) -> Option<&str> {
-        self.sites.last().map(|site| site.name.as_str())
-    }
-
-    fn image(&self) -> Option<[usize; 3]> {
-        Some(self.config.image)
+        for block in self.layout() {
+            let mut y = x.clone();
+            for number in 1..=block.filters.len() {
+                let last = number == block.filters.len();
+                y = unit(y, if last { Activation::Identity } else { Activation::Relu })?;
+            }
+            let past = if block.shortcut() { unit(x, Activation::Identity)? } else { x };
+            x = acclimate_kernels::add(y, past, Activation::Relu);
+        }
+        Ok(vision::mean(x))
     }
 }
 
@@ -240,19 +337,8 @@ impl Model for Resnet {
 mod tests {
     use super::*;
     use crate::tiny;
-    use acclimate_core::{AnyTensor, Batch};
-
-    #[test]
-    fn a_saved_network_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        for norm in [Norm::Batch, Norm::Group(4)] {
-            let model = tiny::resnet_with(norm, 0, DType::F64);
-            model.save(folder.path()).unwrap();
-            let read = crate::load(folder.path(), crate::Base::Packed, &Device::flex()).unwrap();
-            assert_eq!(read.fingerprint(), model.fingerprint());
-            assert_eq!(read.sites(), model.sites());
-        }
-    }
+    use acclimate_core::{AnyTensor, Batch, Model, Pass, Patch};
+    use burn::tensor::{DType, Device};
 
     #[test]
     fn an_unknown_model_type_is_refused() {
@@ -284,5 +370,14 @@ mod tests {
             |seed| Resnet::seeded(tiny::resnet_config(Norm::Batch), seed, DType::F32, &Device::flex()).unwrap();
         assert_eq!(seeded(1).fingerprint(), seeded(1).fingerprint());
         assert_ne!(seeded(1).fingerprint(), seeded(2).fingerprint());
+    }
+
+    #[test]
+    fn networks_have_the_numbers_they_are_known_for() {
+        let imagenet =
+            ResnetConfig { image: [3, 224, 224], classes: 1000, stem: Stem::Large, ..ResnetConfig::resnet18() };
+        assert_eq!(vision::numbers(&imagenet), 11_689_512);
+        assert_eq!(vision::numbers(&ResnetConfig::resnet18()), 11_173_962);
+        assert_eq!(vision::numbers(&ResnetConfig::resnet50()), 25_557_032);
     }
 }

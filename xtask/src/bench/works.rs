@@ -3,7 +3,7 @@
 use acclimate::core::{
     AnyOptimiser, AnyTensor, HeadStart, Inputs, Model, Pass, Patch, Rng, Role, Targets, Tokens, find, total,
 };
-use acclimate::models::{Base, EfficientNet, EfficientNetConfig, Norm, Resnet, ResnetConfig, Sampling, generate};
+use acclimate::models::{Base, EfficientNet, EfficientNetConfig, Resnet, ResnetConfig, Sampling, generate};
 use acclimate::optim::{Host, HostSettings, METHODS};
 use acclimate_data::Assets;
 use anyhow::{Context, Result, ensure};
@@ -196,8 +196,7 @@ pub(super) fn dadapt_adam() -> Result<Work> {
 
 /// A ResNet-18 for small images and ten classes.
 pub(super) fn resnet18() -> ResnetConfig {
-    let (widths, blocks) = (vec![64, 128, 256, 512], vec![2; 4]);
-    ResnetConfig { image: [SMALL[1], SMALL[2], SMALL[3]], classes: 10, widths, blocks, norm: Norm::Batch, eps: 1e-5 }
+    ResnetConfig { image: [SMALL[1], SMALL[2], SMALL[3]], ..ResnetConfig::resnet18() }
 }
 
 /// It with random weights.
@@ -207,7 +206,15 @@ pub(super) fn small() -> Result<Box<dyn Model>> {
 
 /// EfficientNet-Lite0 with random weights.
 pub(super) fn large() -> Result<Box<dyn Model>> {
-    with_head(&EfficientNet::seeded(EfficientNetConfig::lite0(), 5, DType::F32, &Device::flex())?, "_fc.weight")
+    with_head(
+        &EfficientNet::seeded(
+            EfficientNetConfig { scaling: None, ..EfficientNetConfig::lite0() },
+            5,
+            DType::F32,
+            &Device::flex(),
+        )?,
+        "_fc.weight",
+    )
 }
 
 /// The same with a drawn head: one of zeros would send nothing back.

@@ -197,7 +197,8 @@ impl Opened {
                 let (examples, side) = pooled(examples, problem.pool)?;
                 let (image, widths) = ([1, side, side], problem.widths.clone());
                 let (classes, blocks) = (spec.names.len(), vec![1; widths.len()]);
-                let config = ResnetConfig { image, classes, widths, blocks, norm: Norm::Group(4), eps: 1e-5 };
+                let norm = Norm::Group(4);
+                let config = ResnetConfig { image, classes, widths, blocks, norm, ..ResnetConfig::resnet18() };
                 (Host::Fresh(config), pixels(&examples, image)?)
             }
         };
