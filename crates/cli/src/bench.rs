@@ -1,7 +1,7 @@
 //! `acclimate bench`: methods beside each other on the same problems.
 
 use crate::render;
-use acclimate::bench::{Entrant, Outcome, Plan, Problem, problems, run};
+use acclimate::bench::{Entrant, Outcome, Plan, Problem, problems, run, tta};
 use acclimate_core::Error;
 use acclimate_data::Assets;
 use anyhow::Result;
@@ -22,6 +22,7 @@ ten apart, and rows that are kept for choosing decide.";
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     Optim(Optim),
+    Tta(Tta),
 }
 
 /// Optimisers on real problems: logistic regressions, patches, and small networks from scratch.
@@ -56,9 +57,111 @@ pub(crate) struct Optim {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
-        let Self::Optim(optim) = self;
-        optim.run()
+        match self {
+            Self::Optim(optim) => optim.run(),
+            Self::Tta(tta) => tta.run(),
+        }
     }
+}
+
+const TTA_HELP: &str = "\
+Examples:
+  acclimate bench tta --scenarios 'digits-C, sorted' --methods 'Tent; LAME; gate over Tent' --seeds 2
+  acclimate bench tta --scenarios open
+  acclimate bench tta --scenarios sealed --seeds 5 --json
+
+Networks are trained on the spot. All methods meet the same rows, shifts and orders; labels score answers and reach no method.";
+
+/// Test-time methods on streams: small networks, corruptions, orders of labels and batch sizes.
+#[derive(Args)]
+#[command(after_help = TTA_HELP)]
+pub(crate) struct Tta {
+    /// The methods, separated by semicolons, by their names in the list; all of them if none is named.
+    #[arg(long, value_name = "LIST", value_delimiter = ';')]
+    methods: Vec<String>,
+    /// The streams, separated by semicolons: names, `open`, `sealed` or `all`.
+    #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "open")]
+    scenarios: Vec<String>,
+    /// Draws: a network, shifts and an order for each.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    seeds: u64,
+    /// Where the page and the numbers go.
+    #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-tta")]
+    out: PathBuf,
+    /// The numbers as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Fetch nothing.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Tta {
+    fn run(&self) -> Result<()> {
+        let mut plan = tta::plan()?;
+        plan.seeds = self.seeds;
+        let names: Vec<String> = plan.contenders.iter().map(|one| one.name.clone()).collect();
+        if let Some(unknown) = self.methods.iter().find(|name| !names.iter().any(|known| known == name.trim())) {
+            return Err(Error::unknown("method", unknown.trim(), names.iter().map(String::as_str)).into());
+        }
+        plan.contenders
+            .retain(|one| self.methods.is_empty() || self.methods.iter().any(|name| name.trim() == one.name));
+        let wanted = |name: &str, course: &tta::Course| {
+            name == "all" || name == course.name || serde_json::from_value(name.into()).ok() == Some(course.set)
+        };
+        for name in self.scenarios.iter().map(|name| name.trim()) {
+            if !plan.courses.iter().any(|course| wanted(name, course)) {
+                let known = plan.courses.iter().map(|course| course.name.as_str());
+                return Err(Error::unknown("scenario", name, ["all", "open", "sealed"].into_iter().chain(known)).into());
+            }
+        }
+        plan.courses.retain(|course| self.scenarios.iter().any(|name| wanted(name.trim(), course)));
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
+        let outcome = tta::run(&plan, &Assets::open(self.offline)?, &|done, all, what| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            bar.set_message(what.to_owned());
+            if bar.is_hidden() && !self.json && done * 20 / all != (done - 1) * 20 / all {
+                render::say(&format!("{done} of {all} streams: {what}"));
+            }
+        })?;
+        bar.finish_and_clear();
+        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
+        let (page, numbers) = (self.out.join("report.html"), self.out.join("result.json"));
+        outcome.write_page(&page)?;
+        let json = render::json(&serde_json::to_value(&outcome)?)?;
+        acclimate_core::write_whole(&numbers, json.as_bytes())?;
+        if self.json {
+            return render::print(&json);
+        }
+        let files = [("report", page.display().to_string()), ("numbers", numbers.display().to_string())];
+        render::print(&format!("{}{}", describe_streams(&outcome), render::facts(&files)))
+    }
+}
+
+fn describe_streams(outcome: &tta::Outcome) -> String {
+    let entrants = outcome.courses.first().map_or(&[][..], |course| &course.entrants);
+    let head = std::iter::once("accuracy, %").chain(outcome.courses.iter().map(|course| course.name.as_str()));
+    let mut rows = vec![head.chain(["harm"]).map(render::bold).collect::<Vec<_>>()];
+    for (at, entrant) in entrants.iter().enumerate() {
+        let cells = outcome.courses.iter().map(|course| match &course.entrants[at] {
+            ran if ran.seeds.is_empty() => "–".to_owned(),
+            ran => format!("{:.1}", 100.0 * ran.accuracy.value),
+        });
+        let harm = outcome.harm.get(&entrant.name).map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
+        rows.push(std::iter::once(entrant.name.clone()).chain(cells).chain([harm]).collect());
+    }
+    let mut text = render::table(&rows);
+    for (name, gate) in &outcome.gates {
+        let line = format!(
+            "{name}: {:+.2} points at worst against the deployed model, {:.0} % of the best method's gain",
+            -gate.worst,
+            100.0 * gate.kept
+        );
+        text.push_str(&render::wrap(&line, render::width(), 0));
+    }
+    text
 }
 
 impl Optim {

@@ -24,6 +24,8 @@ pub struct Counts {
     pub updates: u64,
     /// Passes through the unadapted model for comparison.
     pub source: u64,
+    /// Rows in them.
+    pub source_rows: u64,
 }
 
 /// What the model makes of a batch.
@@ -360,13 +362,20 @@ impl<'a> Host<'a> {
         self.passed(&self.patch.with_params(params.clone()), batch)
     }
 
+    /// The model before its first step, under statistics of the caller's.
+    pub(crate) fn first_under(&mut self, batch: &Inputs, statistics: &dyn Normaliser) -> Result<Seen> {
+        self.counted(&self.first.clone(), batch, statistics)
+    }
+
     /// The model as it was deployed: stored statistics, nothing adapted.
     ///
     /// # Errors
     /// As [`Host::forward`].
     pub fn source(&mut self, batch: &Inputs) -> Result<Seen> {
         self.counts.source += 1;
-        self.seen(None, batch, &Source)
+        let seen = self.seen(None, batch, &Source)?;
+        self.counts.source_rows += seen.rows() as u64;
+        Ok(seen)
     }
 
     /// A loss and its gradients over the trained tensors, with what the closure says was seen. Whether there is a tape and whose
@@ -605,8 +614,8 @@ impl<'a> Host<'a> {
 }
 
 impl Counts {
-    fn named(self) -> [(&'static str, u64); 6] {
-        let Self { forwards, forward_rows, backwards, backward_rows, updates, source } = self;
+    fn named(self) -> [(&'static str, u64); 7] {
+        let Self { forwards, forward_rows, backwards, backward_rows, updates, source, source_rows } = self;
         [
             ("forwards", forwards),
             ("forward_rows", forward_rows),
@@ -614,6 +623,7 @@ impl Counts {
             ("backward_rows", backward_rows),
             ("updates", updates),
             ("source", source),
+            ("source_rows", source_rows),
         ]
     }
 
@@ -624,6 +634,7 @@ impl Counts {
         self.backward_rows = from.u64("backward_rows")?;
         self.updates = from.u64("updates")?;
         self.source = from.u64("source")?;
+        self.source_rows = from.u64("source_rows")?;
         Ok(())
     }
 }

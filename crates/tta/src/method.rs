@@ -90,6 +90,11 @@ pub trait AnyTestTime: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The method's own.
     fn under_any(&self, state: &mut dyn AnyState, pass: &mut dyn FnMut(&dyn Normaliser) -> Result<()>) -> Result<()>;
+    /// What there is to tell since it was last asked, in sentences.
+    fn told(&self, state: &mut dyn AnyState) -> Vec<String> {
+        let _ = state;
+        vec![]
+    }
     /// Reads a saved state.
     ///
     /// # Errors

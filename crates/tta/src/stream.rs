@@ -50,6 +50,13 @@ pub enum Event {
         /// What was found.
         what: String,
     },
+    /// What the method had to tell.
+    Told {
+        /// The batch.
+        batch: u64,
+        /// A sentence.
+        what: String,
+    },
     /// Predictions fall into one class more than those of the deployed model do. Nothing was changed.
     Collapsed {
         /// The batch.
@@ -67,6 +74,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFinite { batch, what } => write!(f, "batch {batch}: {what}; adaptation started anew"),
+            Self::Told { batch, what } => write!(f, "batch {batch}: {what}"),
             Self::Collapsed { batch, class, share, source } => write!(
                 f,
                 "batch {batch}: {:.0} % of predictions are class {class}, the deployed model says {:.0} %; reset more often or lower the rate",
@@ -172,6 +180,9 @@ impl<'a> Stream<'a> {
         }
         let logits = self.guarded(batch)?;
         self.since += 1;
+        let batch_number = self.report.batches + 1;
+        let told = self.method.told(self.state.as_mut()).into_iter();
+        self.report.events.extend(told.map(|what| Event::Told { batch: batch_number, what }));
         self.observe(batch, &logits)?;
         Ok(logits)
     }

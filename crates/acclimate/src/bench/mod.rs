@@ -1,6 +1,7 @@
 //! Optimisers beside each other: the same problems, draws and budgets for all.
 mod page;
 mod problems;
+pub mod tta;
 
 pub use problems::{Form, Problem, Rows, Set, problems};
 

@@ -1,0 +1,650 @@
+//! Test-time methods beside each other: the same networks, streams and orders for all.
+
+use super::side_by_side;
+use crate::dataset::{self, fit_task};
+use crate::encode::Encoded;
+use crate::gate::Score;
+use crate::quickstart::Digits;
+use crate::recipe::{OptimRecipe, Recipe, TaskKind};
+use crate::report::{Report, Section, Tone, Verdict};
+use crate::tasks::{Prepared, TaskSpec};
+use crate::train::Trainer;
+use crate::tune;
+use acclimate_core::{
+    AnyOptimiser, AnyTensor, Batch, Error, Inputs, Model, Normaliser, Patch, Result, Rng, Source, Targets, find,
+};
+use acclimate_data::{Assets, Examples, Image, Labels, Scenario, Target, metrics::over_seeds};
+use acclimate_models::{Architecture, ConvnetConfig, Network, Norm, ResnetConfig};
+use acclimate_tta::{AnyTestTime, Counts, GateSettings, Gated, Host, METHODS, Reset, Stream};
+use burn::tensor::{DType, Device};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const LIST: &str = include_str!("../../assets/tta_scenarios.toml");
+
+/// Rows per reference batch.
+const REFERENCE: usize = 64;
+
+/// Which half of the list a scenario is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Set {
+    /// For choosing settings.
+    Open,
+    /// For checking them.
+    Sealed,
+}
+
+/// A network and the pictures it is trained on, for each seed anew.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostSpec {
+    /// Its name in the list.
+    pub name: String,
+    data: String,
+    network: NetworkSpec,
+    /// Pictures that train.
+    train: usize,
+    /// Pictures of the streams; all others where nothing is said.
+    test: Option<usize>,
+    epochs: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "model_type", rename_all = "snake_case", deny_unknown_fields)]
+enum NetworkSpec {
+    Convnet { norm: Norm },
+    Resnet { norm: Norm },
+}
+
+/// A method with everything that makes a stream of it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contender {
+    /// How it is told.
+    pub name: String,
+    method: String,
+    #[serde(default)]
+    settings: toml::Table,
+    #[serde(default)]
+    optim: Option<OptimRecipe>,
+    #[serde(default)]
+    reset: Reset,
+    /// The settings of the gate it stands behind, if it does.
+    #[serde(default)]
+    gate: Option<GateSettings>,
+}
+
+/// A stream by name.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Course {
+    /// Its name in the list.
+    pub name: String,
+    /// Which half of the list it is in.
+    pub set: Set,
+    host: String,
+    /// What comes in which order; its seed is that of the draw.
+    #[serde(flatten)]
+    pub scenario: Scenario,
+}
+
+/// What is to be compared.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Plan {
+    hosts: Vec<HostSpec>,
+    /// The methods.
+    #[serde(rename = "entrants")]
+    pub contenders: Vec<Contender>,
+    /// The streams.
+    #[serde(rename = "scenarios")]
+    pub courses: Vec<Course>,
+    /// Draws: a network, an order and shifts for each seed, counted from zero.
+    #[serde(default)]
+    pub seeds: u64,
+}
+
+/// What came of all.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Stream by stream.
+    pub courses: Vec<CourseOutcome>,
+    /// For each contender behind the gate, what it costs and keeps.
+    pub gates: BTreeMap<String, GateOutcome>,
+    /// Share of streams, draw by draw, on which a contender is below the deployed model.
+    pub harm: BTreeMap<String, f64>,
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CourseOutcome {
+    /// Its name.
+    pub name: String,
+    /// Which half of the list it is in.
+    pub set: Set,
+    /// SHA-256 of scenario and order at the first seed.
+    pub hash: String,
+    /// Rows of a draw.
+    pub rows: usize,
+    /// The deployed model, then contender by contender.
+    pub entrants: Vec<Ran>,
+}
+
+/// One method on one stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ran {
+    /// Its name; the deployed model is `source`.
+    pub name: String,
+    /// Mean over domains of the accuracy on the way, with a 95 % interval over seeds.
+    pub accuracy: Score,
+    /// The same, seed by seed.
+    pub seeds: Vec<f64>,
+    /// Accuracy on each domain, mean over seeds.
+    pub domains: Vec<(String, f64)>,
+    /// Passes forth, for the method and of the deployed model, per row.
+    pub forwards: f64,
+    /// Rows passed back, per row.
+    pub backwards: f64,
+    /// Milliseconds per row.
+    pub milliseconds: f64,
+    /// Why it cannot work here.
+    pub refused: Option<String>,
+}
+
+/// A gate in numbers; losses and gains are in points of accuracy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GateOutcome {
+    /// Loss against the deployed model, stream by stream: mean, and the upper bound of its one-sided 95 % interval over seeds.
+    pub loss: BTreeMap<String, [f64; 2]>,
+    /// The largest mean loss.
+    pub worst: f64,
+    /// Its gain over all streams, as a share of that of the best single method on each.
+    pub kept: f64,
+}
+
+/// The list that comes with the program.
+///
+/// # Errors
+/// When it is damaged.
+pub fn plan() -> Result<Plan> {
+    toml::from_str(LIST).map_err(|e| Error::format("tta_scenarios.toml", e.to_string()))
+}
+
+/// A trained network with its pictures.
+struct Drawn {
+    model: Box<dyn Model>,
+    images: Vec<Image>,
+    labels: Vec<usize>,
+    reference: Vec<Inputs>,
+    reference_labels: Vec<Vec<usize>>,
+}
+
+/// One draw of one stream by one method.
+struct Draw {
+    domains: Vec<(String, f64, f64)>,
+    counts: Counts,
+    rows: usize,
+    seconds: f64,
+}
+
+/// Runs all; `told` hears after each stream how many are done, of how many, and which one it was. Every stream is one of its draw's network,
+/// order and shifts, whatever the method.
+///
+/// # Errors
+/// Nothing to compare, data that cannot be read, or a model's own error; what a method refuses is a result.
+pub fn run(plan: &Plan, assets: &Assets, told: &(dyn Fn(usize, usize, &str) + Sync)) -> Result<Outcome> {
+    if plan.contenders.is_empty() || plan.courses.is_empty() || plan.seeds == 0 {
+        return Err(Error::Other("a comparison needs a method, a scenario and a seed at least".to_owned()));
+    }
+    let used = |host: &&HostSpec| plan.courses.iter().any(|course| course.host == host.name);
+    let hosts: Vec<&HostSpec> = plan.hosts.iter().filter(used).collect();
+    let draws: Vec<(&HostSpec, u64)> =
+        hosts.iter().flat_map(|host| (0..plan.seeds).map(|seed| (*host, seed))).collect();
+    let networks = side_by_side(draws, |(host, seed)| host.draw(*seed, assets))?;
+    let network = |host: &str, seed: u64| -> Result<&Drawn> {
+        let at = hosts.iter().position(|spec| spec.name == host);
+        let at = at.ok_or_else(|| Error::unknown("host", host, plan.hosts.iter().map(|spec| spec.name.as_str())))?;
+        Ok(&networks[at * plan.seeds as usize + seed as usize])
+    };
+    let every: Vec<Option<&Contender>> = std::iter::once(None).chain(plan.contenders.iter().map(Some)).collect();
+    let jobs: Vec<(&Course, Option<&Contender>, u64)> = plan
+        .courses
+        .iter()
+        .flat_map(|course| every.iter().flat_map(move |one| (0..plan.seeds).map(move |seed| (course, *one, seed))))
+        .collect();
+    let (done, all) = (AtomicUsize::new(0), jobs.len());
+    let runs = side_by_side(jobs, |(course, contender, seed)| {
+        let drawn = network(&course.host, *seed)?;
+        let ran = match drawn.run(course, *contender, *seed) {
+            Err(Error::Unsupported { who, what, .. }) => Ok(Err(format!("{who} cannot {what}"))),
+            other => other.map(Ok),
+        };
+        told(done.fetch_add(1, Ordering::Relaxed) + 1, all, &format!("{}: {}", course.name, name_of(*contender)));
+        ran
+    })?;
+    let mut runs = runs.into_iter();
+    let mut courses = vec![];
+    for course in &plan.courses {
+        let labels = &network(&course.host, 0)?.labels;
+        let scenario = course.drawn(0);
+        let entrants = every.iter().map(|one| ran(name_of(*one), runs.by_ref().take(plan.seeds as usize).collect()));
+        courses.push(CourseOutcome {
+            name: course.name.clone(),
+            set: course.set,
+            hash: scenario.hash(labels)?,
+            rows: scenario.order(labels)?.iter().map(|step| step.rows.len()).sum(),
+            entrants: entrants.collect(),
+        });
+    }
+    let behind: Vec<&Contender> = plan.contenders.iter().filter(|one| one.gate.is_some()).collect();
+    let gates = behind.iter().map(|one| (one.name.clone(), gate(&one.name, &behind, &courses))).collect();
+    let harm = plan.contenders.iter().map(|one| (one.name.clone(), harm(&one.name, &courses))).collect();
+    Ok(Outcome { courses, gates, harm })
+}
+
+fn name_of(contender: Option<&Contender>) -> &str {
+    contender.map_or("source", |one| one.name.as_str())
+}
+
+impl Course {
+    fn drawn(&self, seed: u64) -> Scenario {
+        Scenario { seed, ..self.scenario.clone() }
+    }
+}
+
+impl HostSpec {
+    fn draw(&self, seed: u64, assets: &Assets) -> Result<Drawn> {
+        let examples = match self.data.as_str() {
+            "optdigits" => Digits::Optdigits.read()?,
+            "mnist" => Digits::Mnist.read()?,
+            other => {
+                let opened = dataset::open(other, &Recipe::default(), assets)?;
+                let kind = TaskKind::Classification;
+                Examples::read(&opened.table, &opened.columns_for(kind), &Target::Classes { names: None })?
+            }
+        };
+        let (acclimate_data::Inputs::Features { width, values }, Labels::Classes { names, index }) =
+            (&examples.inputs, &examples.labels)
+        else {
+            return Err(Error::Other(format!("{}: is no table of pixels with classes", self.data)));
+        };
+        let side = (*width as f64).sqrt() as usize;
+        // The same rows train and test whatever the seed, as a data set's own halves do.
+        let mut order: Vec<usize> = (0..index.len()).collect();
+        Rng::new(0, "bench tta rows", 0).shuffle(&mut order);
+        let (train, rest) = order.split_at(self.train.min(order.len()));
+        let test = &rest[..self.test.unwrap_or(rest.len()).min(rest.len())];
+        let image = [1, side, side];
+        let model: Box<dyn Model> = match &self.network {
+            NetworkSpec::Convnet { norm } => {
+                let config = ConvnetConfig { image, classes: names.len(), norm: *norm, ..ConvnetConfig::digits() };
+                trained(config, *norm, &examples, train, self.epochs, seed)?
+            }
+            NetworkSpec::Resnet { norm } => {
+                let (widths, blocks) = (vec![16, 32], vec![1, 1]);
+                let small = ResnetConfig {
+                    image,
+                    classes: names.len(),
+                    widths,
+                    blocks,
+                    norm: *norm,
+                    ..ResnetConfig::resnet18()
+                };
+                trained(small, *norm, &examples, train, self.epochs, seed)?
+            }
+        };
+        let picture = |row: &usize| {
+            let values = values[row * width..(row + 1) * width].to_vec();
+            Image { channels: 1, height: side, width: side, values }
+        };
+        let reference = train[..train.len().min(8 * REFERENCE)].chunks(REFERENCE);
+        let (reference, reference_labels) = reference
+            .map(|rows| {
+                let images: Vec<Image> = rows.iter().map(picture).collect();
+                (batch(&images), rows.iter().map(|row| index[*row]).collect::<Vec<_>>())
+            })
+            .unzip();
+        let labels = test.iter().map(|row| index[*row]).collect();
+        Ok(Drawn { model, images: test.iter().map(picture).collect(), labels, reference, reference_labels })
+    }
+}
+
+/// A network trained from scratch by AdamW, with the statistics of all training rows stored.
+fn trained<A: Architecture>(
+    config: A,
+    norm: Norm,
+    examples: &Examples,
+    rows: &[usize],
+    epochs: usize,
+    seed: u64,
+) -> Result<Box<dyn Model>>
+where
+    Network<A>: Model + 'static,
+{
+    let base = Network::seeded(config, seed, DType::F32, &Device::flex())?;
+    let table = toml::toml! {
+        optim = { method = "adamw", lr = 3e-3, weight_decay = 1e-3 }
+        batch_size = 64
+    };
+    let recipe = Recipe { seed, epochs: Some(epochs), ..Recipe::from_table(&table)? };
+    let data = Prepared {
+        left: Encoded::new(&examples.inputs, (None, None), base.image(), TaskKind::Classification)?,
+        right: None,
+        labels: Some(examples.labels.clone()),
+    };
+    let (kind, names) = (TaskKind::Classification, examples.labels.names().to_vec());
+    let spec = TaskSpec { kind, names, weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
+    let task = fit_task(spec, &examples.labels, false);
+    let mut patch = Patch::new();
+    let everything = acclimate_peft::build("full", &toml::Table::new())?;
+    acclimate_peft::place(&mut patch, &base, "full", everything, None, &mut Rng::new(seed, "patch", 0))?;
+    let optimiser = tune::optimiser(&recipe)?;
+    let normaliser: &dyn Normaliser = if norm == Norm::Batch { &Batch } else { &Source };
+    let (model, stop) = (&base, &AtomicBool::new(false));
+    let trainer = Trainer {
+        model,
+        task: task.as_ref(),
+        data: &data,
+        recipe: &recipe,
+        optimiser: optimiser.as_ref(),
+        normaliser,
+        stop,
+    };
+    let patch = trainer.train(patch, rows, &[], "", None, &mut |_| ())?.patch;
+    let mut weights = patch.merge(&base)?;
+    if norm == Norm::Batch {
+        let batches: Vec<Inputs> = rows.chunks(500).map(|rows| data.left.batch(rows, &base)).collect();
+        for (name, tensor) in base.estimate_statistics(&batches, &patch)?.iter() {
+            weights.insert(name, tensor.clone());
+        }
+    }
+    base.with_weights(weights)
+}
+
+/// Images of one size as one batch.
+fn batch(images: &[Image]) -> Inputs {
+    let shape = images.first().map_or([0; 3], |image| [image.channels, image.height, image.width]);
+    let values = images.iter().flat_map(|image| image.values.iter().copied()).collect();
+    let shape = [images.len(), shape[0], shape[1], shape[2]];
+    Inputs::Images(AnyTensor::from_f32s(values, &shape, &Device::flex()).get().expect("made with four axes"))
+}
+
+impl Drawn {
+    fn run(&self, course: &Course, contender: Option<&Contender>, seed: u64) -> Result<Draw> {
+        let steps = course.drawn(seed).order(&self.labels)?;
+        let method = contender.map(Contender::method).transpose()?;
+        let optimiser = contender.map(Contender::optimiser).transpose()?.flatten();
+        let gated = match (&method, contender.and_then(|one| one.gate.as_ref())) {
+            (Some(method), Some(settings)) => Some(Gated::new(method.as_ref(), settings.clone())?),
+            _ => None,
+        };
+        let outer = gated.as_ref().map(|gated| gated as &dyn AnyTestTime).or(method.as_deref());
+        let mut stream = match (outer, contender) {
+            (Some(method), Some(one)) => {
+                Some(Stream::new(method, self.host(method, optimiser.as_deref())?, one.reset)?)
+            }
+            _ => None,
+        };
+        let mut plain = Host::new(self.model.as_ref(), Patch::new())?;
+        let mut domains: Vec<(String, f64, f64)> = vec![];
+        let (mut rows, mut seconds) = (0, 0.0);
+        for step in &steps {
+            let shifted =
+                step.rows.iter().zip(&step.shifts).map(|(row, shift)| shift.apply(&self.images[*row], seed, *row));
+            let images = batch(&shifted.collect::<Result<Vec<_>>>()?);
+            let began = std::time::Instant::now();
+            let logits = match &mut stream {
+                Some(stream) => {
+                    if step.resets {
+                        stream.reset()?;
+                    }
+                    stream.step(&images)?
+                }
+                None => plain.source(&images)?.logits,
+            };
+            seconds += began.elapsed().as_secs_f64();
+            rows += step.rows.len();
+            for ((class, row), shift) in logits.argmax(1).to_data().iter::<i64>().zip(&step.rows).zip(&step.shifts) {
+                let name = shift.to_string();
+                let at = domains.iter().position(|(domain, ..)| *domain == name).unwrap_or_else(|| {
+                    domains.push((name, 0.0, 0.0));
+                    domains.len() - 1
+                });
+                domains[at].1 += f64::from(u8::from(class as usize == self.labels[*row]));
+                domains[at].2 += 1.0;
+            }
+        }
+        let counts = stream.map_or_else(|| plain.counts(), |stream| stream.report().counts);
+        Ok(Draw { domains, counts, rows, seconds })
+    }
+
+    /// The network as a method finds it.
+    fn host<'a>(&'a self, method: &dyn AnyTestTime, optimiser: Option<&'a dyn AnyOptimiser>) -> Result<Host<'a>> {
+        let mut patch = Patch::new();
+        if let Some((name, targets)) = method.trains_any().adapter() {
+            let adapter = acclimate_peft::build(name, &toml::Table::new())?;
+            let targets = targets.map(|word| Targets::Word(word.to_owned()));
+            let rng = &mut Rng::new(0, "patch", 0);
+            acclimate_peft::place(&mut patch, self.model.as_ref(), name, adapter, targets.as_ref(), rng)?;
+        }
+        let host = Host::new(self.model.as_ref(), patch)?.reference(&self.reference).labels(&self.reference_labels)?;
+        match optimiser {
+            Some(optimiser) => host.optimiser(optimiser),
+            None => Ok(host),
+        }
+    }
+}
+
+impl Contender {
+    fn method(&self) -> Result<Box<dyn AnyTestTime>> {
+        find(METHODS, &self.method)?.build(&self.settings)
+    }
+
+    fn optimiser(&self) -> Result<Option<Box<dyn AnyOptimiser>>> {
+        let recipe = |optim: &OptimRecipe| Recipe { optim: optim.clone(), ..Recipe::default() };
+        self.optim.as_ref().map(|optim| tune::optimiser(&recipe(optim))).transpose()
+    }
+}
+
+/// The draws of one method on one stream.
+fn ran(name: &str, draws: Vec<std::result::Result<Draw, String>>) -> Ran {
+    let refused = draws.iter().find_map(|draw| draw.as_ref().err().cloned());
+    let draws: Vec<Draw> = draws.into_iter().filter_map(std::result::Result::ok).collect();
+    let share = |(_, right, all): &(String, f64, f64)| right / all;
+    let seeds: Vec<f64> =
+        draws.iter().map(|draw| draw.domains.iter().map(share).sum::<f64>() / draw.domains.len() as f64).collect();
+    let interval = over_seeds(&seeds, 0.95);
+    let rows = draws.iter().map(|draw| draw.rows).sum::<usize>() as f64;
+    let per_row = |number: fn(&Draw) -> f64| draws.iter().map(number).sum::<f64>() / rows;
+    let first = draws.first().map_or(&[][..], |draw| &draw.domains);
+    let domain = |name: &String| {
+        let found = draws.iter().filter_map(|draw| draw.domains.iter().find(|domain| domain.0 == *name));
+        (name.clone(), found.map(share).sum::<f64>() / draws.len() as f64)
+    };
+    Ran {
+        name: name.to_owned(),
+        accuracy: Score { value: interval.estimate, low: interval.low, high: interval.high },
+        seeds,
+        domains: first.iter().map(|(name, ..)| domain(name)).collect(),
+        forwards: per_row(|draw| (draw.counts.forward_rows + draw.counts.source_rows) as f64),
+        backwards: per_row(|draw| draw.counts.backward_rows as f64),
+        milliseconds: 1e3 * per_row(|draw| draw.seconds),
+        refused,
+    }
+}
+
+/// Differences of two contenders' accuracies in points, seed by seed.
+fn ahead(course: &CourseOutcome, of: &str, than: &str) -> Vec<f64> {
+    let seeds = |name: &str| course.entrants.iter().find(|ran| ran.name == name).map_or(&[][..], |ran| &ran.seeds);
+    seeds(of).iter().zip(seeds(than)).map(|(of, than)| 100.0 * (of - than)).collect()
+}
+
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+fn gate(name: &str, behind: &[&Contender], courses: &[CourseOutcome]) -> GateOutcome {
+    let mut loss = BTreeMap::new();
+    let (mut gained, mut best) = (0.0, 0.0);
+    for course in courses {
+        let gains = ahead(course, name, "source");
+        // The upper end of a two-sided 90 % interval is that of a one-sided 95 % one.
+        let interval = over_seeds(&gains, 0.9);
+        loss.insert(course.name.clone(), [-interval.estimate, -interval.low]);
+        let singles = course.entrants.iter().filter(|ran| !behind.iter().any(|one| one.name == ran.name));
+        let most = singles.map(|ran| mean(&ahead(course, &ran.name, "source"))).filter(|gain| gain.is_finite());
+        gained += interval.estimate;
+        best += most.fold(0.0, f64::max);
+    }
+    let worst = loss.values().map(|[loss, _]| *loss).fold(f64::NEG_INFINITY, f64::max);
+    GateOutcome { loss, worst, kept: gained / best }
+}
+
+fn harm(name: &str, courses: &[CourseOutcome]) -> f64 {
+    let gains: Vec<f64> = courses.iter().flat_map(|course| ahead(course, name, "source")).collect();
+    // Half a row of slack for the rounding of counted rows.
+    gains.iter().filter(|gain| **gain < -1e-9).count() as f64 / gains.len() as f64
+}
+
+impl Outcome {
+    /// Writes the page.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_page(&self, file: &Path) -> Result<()> {
+        self.page().write(file)
+    }
+
+    fn page(&self) -> Report {
+        let names: Vec<&str> =
+            self.courses.first().map_or(vec![], |course| course.entrants.iter().map(|ran| ran.name.as_str()).collect());
+        let gate = self.gates.iter().next();
+        let sentence = gate.map_or_else(
+            || format!("{} streams, the same networks and orders for all.", self.courses.len()),
+            |(name, gate)| {
+                format!(
+                    "{name} loses at most {:.2} points against the deployed model and keeps {:.0} % of the best method's gain.",
+                    gate.worst.max(0.0),
+                    100.0 * gate.kept
+                )
+            },
+        );
+        let seeds = self.courses.first().and_then(|course| course.entrants.first()).map_or(0, |ran| ran.seeds.len());
+        Report {
+            title: "Test-time methods beside each other".to_owned(),
+            subtitle: format!("{} streams, {seeds} seeds each", self.courses.len()),
+            verdict: Verdict {
+                chosen: gate.map_or_else(|| names.join(", "), |(name, _)| name.clone()),
+                gain: None,
+                interval: None,
+                sentence,
+                tone: Tone::Neutral,
+            },
+            sections: std::iter::once(self.accuracies(&names))
+                .chain(self.courses.iter().map(errors))
+                .chain([self.costs(&names)])
+                .collect(),
+        }
+    }
+
+    fn accuracies(&self, names: &[&str]) -> Section {
+        let cell = |ran: &Ran| {
+            let half = 100.0 * (ran.accuracy.high - ran.accuracy.low) / 2.0;
+            let spread = if half.is_finite() { format!(" ± {half:.1}") } else { String::new() };
+            if ran.seeds.is_empty() { "–".to_owned() } else { format!("{:.1}{spread}", 100.0 * ran.accuracy.value) }
+        };
+        let row = |course: &CourseOutcome| {
+            std::iter::once(course.name.clone()).chain(course.entrants.iter().map(cell)).collect()
+        };
+        let mut rows: Vec<Vec<String>> = self.courses.iter().map(row).collect();
+        let harm =
+            |name: &&str| self.harm.get(*name).map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
+        rows.push(std::iter::once("streams with harm".to_owned()).chain(names.iter().map(harm)).collect());
+        Section::Table {
+            title: "Accuracy on the way, %".to_owned(),
+            note: "Means over domains and seeds with 95 % intervals; a dash is a method that cannot work there."
+                .to_owned(),
+            header: std::iter::once("stream").chain(names.iter().copied()).map(str::to_owned).collect(),
+            rows,
+        }
+    }
+
+    fn costs(&self, names: &[&str]) -> Section {
+        let row = |name: &&str| {
+            let rans = || self.courses.iter().flat_map(|course| &course.entrants).filter(|ran| ran.name == **name);
+            let rans = || rans().filter(|ran| !ran.seeds.is_empty());
+            let mean = |number: fn(&Ran) -> f64| rans().map(number).sum::<f64>() / rans().count() as f64;
+            let numbers = [mean(|ran| ran.forwards), mean(|ran| ran.backwards), mean(|ran| ran.milliseconds)];
+            std::iter::once((*name).to_owned()).chain(numbers.map(|x| format!("{x:.2}"))).collect()
+        };
+        Section::Table {
+            title: "Costs of a row".to_owned(),
+            note: "Means over all streams. Passes of the deployed model count as passes forth.".to_owned(),
+            header: ["method", "passes forth", "passes back", "milliseconds"].map(str::to_owned).to_vec(),
+            rows: names.iter().map(row).collect(),
+        }
+    }
+}
+
+/// The errors of one stream, domain by domain.
+fn errors(course: &CourseOutcome) -> Section {
+    let domains: Vec<String> =
+        course.entrants.first().map_or(vec![], |ran| ran.domains.iter().map(|d| d.0.clone()).collect());
+    let row = |ran: &Ran| {
+        let cells = ran.domains.iter().map(|(_, accuracy)| format!("{:.1}", 100.0 * (1.0 - accuracy)));
+        let all = format!("{:.1}", 100.0 * (1.0 - ran.accuracy.value));
+        std::iter::once(ran.name.clone()).chain(cells).chain([all]).collect()
+    };
+    let header = std::iter::once("method".to_owned()).chain(domains).chain(["mean".to_owned()]).collect();
+    Section::Table {
+        title: format!("Errors on {}, %", course.name),
+        note: format!(
+            "{} rows of each draw; the scenario's hash at the first seed is {}.",
+            course.rows,
+            &course.hash[..16]
+        ),
+        header,
+        rows: course.entrants.iter().filter(|ran| !ran.seeds.is_empty()).map(row).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_and_host_of_the_list_exists() {
+        let plan = plan().unwrap();
+        for contender in &plan.contenders {
+            contender.method().unwrap();
+            contender.optimiser().unwrap();
+        }
+        for course in &plan.courses {
+            assert!(plan.hosts.iter().any(|host| host.name == course.host), "{}", course.name);
+            course.drawn(0).order(&(0..900).map(|row| row % 10).collect::<Vec<_>>()).unwrap();
+        }
+        let names: std::collections::BTreeSet<&str> = plan.courses.iter().map(|course| course.name.as_str()).collect();
+        assert_eq!(names.len(), plan.courses.len());
+    }
+
+    #[test]
+    fn a_gate_is_held_against_source_and_the_best_single_method() {
+        let ran = |name: &str, seeds: &[f64]| Ran {
+            name: name.to_owned(),
+            accuracy: Score { value: mean(seeds), low: f64::NAN, high: f64::NAN },
+            seeds: seeds.to_vec(),
+            domains: vec![],
+            forwards: 1.0,
+            backwards: 0.0,
+            milliseconds: 1.0,
+            refused: None,
+        };
+        let course =
+            |entrants| CourseOutcome { name: "one".to_owned(), set: Set::Open, hash: String::new(), rows: 1, entrants };
+        let outcome = course(vec![ran("source", &[0.5, 0.6]), ran("tent", &[0.7, 0.8]), ran("gated", &[0.6, 0.7])]);
+        let contender: Contender = toml::from_str("name = \"gated\"\nmethod = \"tent\"\ngate = {}").unwrap();
+        let found = gate("gated", &[&contender], &[outcome]);
+        assert!((found.kept - 0.5).abs() < 1e-9 && (found.worst + 10.0).abs() < 1e-9, "{found:?}");
+    }
+}
