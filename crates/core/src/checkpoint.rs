@@ -1,8 +1,8 @@
-//! Checkpoints read a tensor or a piece at a time, and written in pieces.
+//! Checkpoints read a tensor or a piece at a time, and written in pieces. Those of torch are read too.
 
 use crate::stored::{Stored, decode_f32, is_float};
 use crate::tensor::Fingerprint;
-use crate::{AnyTensor, Error, Params, Result, decode};
+use crate::{AnyTensor, Error, Params, Result, decode, torch};
 use burn::tensor::{DType, Device};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
@@ -34,6 +34,8 @@ pub struct StoredTensor {
     pub file: usize,
     /// Where in the file its bytes are.
     pub range: Range<u64>,
+    /// How far apart its numbers are there along each axis, where they do not lie row after row.
+    pub strides: Option<Vec<usize>>,
 }
 
 impl StoredTensor {
@@ -48,7 +50,7 @@ impl StoredTensor {
     }
 }
 
-/// A safetensors file that is open; its data are read when they are asked for.
+/// A file that is open; its data are read when they are asked for.
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
@@ -56,7 +58,7 @@ struct Part {
     metadata: BTreeMap<String, String>,
 }
 
-/// Safetensors files of which only the headers are in memory.
+/// Safetensors files, or one of torch's, of which only the headers are in memory.
 #[derive(Debug)]
 pub struct Checkpoint {
     parts: Vec<Part>,
@@ -75,15 +77,19 @@ impl Checkpoint {
     pub const WHOLE: &'static str = "model.safetensors";
     /// The list of the files of one in several.
     pub const INDEX: &'static str = "model.safetensors.index.json";
+    /// The file of one that torch wrote.
+    pub const TORCH: &'static str = "pytorch_model.bin";
 
-    /// Opens `model.safetensors` of a folder, or the files that its `model.safetensors.index.json` names.
+    /// Opens `model.safetensors` of a folder, the files that its `model.safetensors.index.json` names or, where there is neither,
+    /// `pytorch_model.bin`.
     ///
     /// # Errors
     /// Names the file and what is wrong: missing, truncated, an absurd header, a tensor in two files.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join(Self::INDEX);
         if !index.exists() {
-            return Self::of(&[folder.join(Self::WHOLE)]);
+            let [whole, torch] = [Self::WHOLE, Self::TORCH].map(|name| folder.join(name));
+            return Self::of(&[if torch.exists() && !whole.exists() { torch } else { whole }]);
         }
         let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
         let shards: Shards = serde_json::from_str(&text).map_err(|e| Error::format(&index, e.to_string()))?;
@@ -95,7 +101,7 @@ impl Checkpoint {
         Self::of(&files.into_iter().map(|file| folder.join(file)).collect::<Vec<_>>())
     }
 
-    /// Opens one safetensors file.
+    /// Opens one file.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -162,6 +168,12 @@ impl Checkpoint {
         let Part { path, file, .. } = &self.parts[tensor.file];
         let (mut file, mut left) = (file, tensor.bytes());
         file.seek(SeekFrom::Start(tensor.range.start)).map_err(|e| Error::io(path, e))?;
+        if let Some(strides) = &tensor.strides {
+            let mut bytes = vec![0; left as usize];
+            file.read_exact(&mut bytes).map_err(|e| Error::io(path, e))?;
+            let rows = row_after_row(&bytes, tensor.stored.bitsize() / 8, &tensor.shape, strides);
+            return rows.chunks(PIECE).try_for_each(take);
+        }
         let mut piece = vec![0; left.min(PIECE as u64) as usize];
         while left > 0 {
             let piece = &mut piece[..left.min(PIECE as u64) as usize];
@@ -246,6 +258,23 @@ impl Checkpoint {
     }
 }
 
+/// Numbers of `size` bytes in the order of rows, from where they are so far apart along each axis.
+fn row_after_row(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    let (mut rows, mut at) = (Vec::with_capacity(bytes.len()), vec![0; shape.len()]);
+    for _ in 0..bytes.len() / size {
+        let from: usize = at.iter().zip(strides).map(|(at, stride)| at * stride).sum();
+        rows.extend_from_slice(&bytes[from * size..][..size]);
+        for (at, &size) in at.iter_mut().zip(shape).rev() {
+            *at += 1;
+            if *at < size {
+                break;
+            }
+            *at = 0;
+        }
+    }
+    rows
+}
+
 /// Opens a file and reads where its tensors lie.
 fn read_header(path: &Path, number: usize) -> Result<(Part, Vec<StoredTensor>)> {
     let io = |e| Error::io(path, e);
@@ -257,6 +286,11 @@ fn read_header(path: &Path, number: usize) -> Result<(Part, Vec<StoredTensor>)> 
     };
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(io)?;
+    if torch::is_torch(&size) {
+        let tensors = torch::tensors(&file, length, number).map_err(|what| Error::format(path, what))?;
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        return Ok((Part { path: path.to_owned(), file, metadata }, tensors));
+    }
     let size = u64::from_le_bytes(size);
     if size > HEADER_LIMIT || size > after {
         return Err(truncated(format!("the header claims {size} bytes, the file has {after} after it")));
@@ -274,7 +308,7 @@ fn read_header(path: &Path, number: usize) -> Result<(Part, Vec<StoredTensor>)> 
         let TensorInfo { dtype, shape, data_offsets: (start, end) } = header.info(&name)?;
         let range = 8 + size + *start as u64..8 + size + *end as u64;
         let (stored, shape) = (*dtype, shape.clone());
-        Some(StoredTensor { name: name.clone(), name_in_file: name, stored, shape, file: number, range })
+        Some(StoredTensor { name: name.clone(), name_in_file: name, stored, shape, file: number, range, strides: None })
     };
     let tensors = header.offset_keys().into_iter().filter_map(place).collect();
     let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();

@@ -23,6 +23,7 @@ mod seq;
 mod site;
 mod stored;
 mod tensor;
+mod torch;
 
 pub use acclimate_kernels::{Activation, Format, Matrix, Packed, Visible, moments};
 pub use acclimate_macros::{Fields, Method, Record};

@@ -182,3 +182,87 @@ fn shards_are_one_checkpoint() {
     index(r#"{"weight_map": {"q": "../b.safetensors"}}"#);
     assert!(open().unwrap_err().to_string().contains("`../b.safetensors` is no file of this folder"));
 }
+
+/// The files that torch wrote: `reference/core/torch_files.py`.
+fn torch_files() -> (Vec<(String, Option<String>, Vec<u8>)>, Params) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/core");
+    let text = std::fs::read_to_string(golden.join("torch_files.json")).unwrap();
+    let golden_json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cases = golden_json["cases"].as_array().unwrap().iter().map(|case| {
+        let hex = case["inputs"]["bytes"].as_str().unwrap().as_bytes();
+        let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let refused = case["config"]["refused"].as_str().map(str::to_owned);
+        (case["name"].as_str().unwrap().to_owned(), refused, hex.as_chunks().0.iter().map(byte).collect())
+    });
+    let tensors = read_safetensors(&golden.join("torch_files.safetensors"), &Device::flex()).unwrap().0;
+    (cases.collect(), tensors)
+}
+
+#[test]
+fn files_of_torch_hold_the_tensors_that_torch_put_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cases, expected) = torch_files();
+    for (name, _, bytes) in cases.iter().filter(|(_, refused, _)| refused.is_none()) {
+        std::fs::write(folder.path().join(Checkpoint::TORCH), bytes).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert!(checkpoint.tensor("a.count").is_some_and(|count| !count.is_float()), "{name}");
+        let params = checkpoint.params(&Device::flex()).unwrap();
+        let numbers = |params: &Params, prefix: &str| -> Vec<_> {
+            params.iter().map(|(name, t)| (format!("{prefix}{name}"), t.shape(), t.dtype(), t.to_f64s())).collect()
+        };
+        assert_eq!(numbers(&params, "state/"), numbers(&expected, ""), "{name}");
+        assert_eq!(checkpoint.fingerprint().unwrap(), params.fingerprint(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_state_dict_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(Checkpoint::TORCH);
+    for (name, refused, bytes) in torch_files().0 {
+        let Some(refused) = refused else { continue };
+        std::fs::write(&file, bytes).unwrap();
+        let text = Checkpoint::open(folder.path()).unwrap_err().to_string();
+        assert!(text.contains(&refused) && text.contains("safetensors"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_torch_file_cut_anywhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(Checkpoint::TORCH);
+    for (name, _, bytes) in torch_files().0.iter().filter(|(name, ..)| name.starts_with("plain")) {
+        for length in (0..bytes.len()).step_by(7) {
+            std::fs::write(&file, &bytes[..length]).unwrap();
+            assert!(Checkpoint::open(folder.path()).is_err(), "{name} cut to {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_changed_byte_of_a_torch_file_ends_in_an_error_or_in_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(Checkpoint::TORCH);
+    for (_, _, bytes) in torch_files().0.iter().filter(|(name, ..)| name.starts_with("plain")) {
+        let (mut refused, mut read) = (0, 0);
+        // Every place would take seconds.
+        for at in (0..bytes.len()).step_by(31) {
+            let mut changed = bytes.clone();
+            changed[at] = changed[at].wrapping_add(37);
+            std::fs::write(&file, &changed).unwrap();
+            match Checkpoint::open(folder.path()) {
+                Ok(_) => read += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 0 && read > 0);
+    }
+}
+
+#[test]
+fn safetensors_come_before_a_file_of_torch() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(Checkpoint::TORCH), b"nothing").unwrap();
+    mixed(&folder.path().join(Checkpoint::WHOLE));
+    assert!(Checkpoint::open(folder.path()).unwrap().tensor("wide").is_some());
+}

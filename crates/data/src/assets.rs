@@ -384,12 +384,12 @@ fn content(name: &str, archive: &[u8], file: &AssetFile) -> Result<Vec<u8>> {
     };
     let text = match make {
         Made::Lines(object) => rdata::lines(path, &take(path)?, &beside(".rdx", ".rdb")?, object)?,
+        Made::Text(text) => text.clone(),
         Made::Questions(ask) => {
             let packed = beside(".index", ".dict.dz")?;
             let dictionary = bounded(flate2::read::GzDecoder::new(packed.as_slice()), path, MAX_ARCHIVE)?;
             dictd::json_lines(path, &take(path)?, &dictionary, ask)?
         }
-        Made::Text(text) => text.clone(),
     };
     bounded(text.as_bytes(), &file.name, *bytes)
 }
@@ -685,6 +685,24 @@ mod tests {
             let error = cache(folder.path(), other, false).fetch_with("words", &bring).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_package_lacks_is_written_beside_it() {
+        let mut told = asset();
+        let text = "{\"model_type\": \"convnet\"}\n";
+        let config = AssetFile {
+            make: Some(Made::Text(text.into())),
+            name: "config.json".into(),
+            bytes: text.len() as u64,
+            sha256: sha(text.as_bytes()),
+            ..told.files[0].clone()
+        };
+        told.files.push(config);
+        let folder = tempfile::tempdir().unwrap();
+        let got = cache(folder.path(), told, false).fetch_with("ratings", &bring).unwrap();
+        assert_eq!(names(&got), ["config.json", "data.txt"]);
+        assert_eq!(fs::read_to_string(got.join("config.json")).unwrap(), text);
     }
 
     #[test]

@@ -346,7 +346,7 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), r#"{"model_type": "brt"}"#).unwrap();
         let text =
             crate::load(folder.path(), crate::Base::Packed, &Device::flex()).map(|_| ()).unwrap_err().to_string();
-        assert_eq!(text, "unknown model type `brt`; the nearest are `bert`, `llama`, `qwen2`");
+        assert_eq!(text, "unknown model type `brt`; the nearest are `bert`, `vit`, `crepe`");
     }
 
     #[test]

@@ -474,10 +474,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         model.save(folder.path()).unwrap();
         let read = crate::load(folder.path(), crate::Base::Packed, &Device::flex()).unwrap();
-        let numbers = |model: &dyn Model| -> Vec<_> {
+        let numbers = |model: &dyn Model| -> BTreeMap<_, _> {
             model.weights().iter().map(|(name, tensor)| (name.to_owned(), tensor.to_f64s())).collect()
         };
-        assert_eq!(numbers(read.as_ref()), numbers(model));
+        assert!(numbers(read.as_ref()) == numbers(model), "{} is not what was saved", A::MODEL_TYPE);
         assert_eq!(read.sites(), model.sites());
     }
 

@@ -20,7 +20,15 @@ impl Origin {
         let tensor = |name: &str, shape: Vec<usize>, stored: Stored| {
             let bytes = (shape.iter().product::<usize>() * stored.bitsize() / 8) as u64;
             let name = name.to_owned();
-            StoredTensor { name: name.clone(), name_in_file: name, stored, shape, file: 0, range: 0..bytes }
+            StoredTensor {
+                name: name.clone(),
+                name_in_file: name,
+                stored,
+                shape,
+                file: 0,
+                range: 0..bytes,
+                strides: None,
+            }
         };
         let mut tensors: Vec<StoredTensor> = model
             .weights()
@@ -85,7 +93,11 @@ impl Origin {
     pub(super) fn files(&self) -> Vec<(PathBuf, BTreeMap<String, String>)> {
         match self {
             Self::Files(checkpoint) => {
-                let name = |file: &Path| PathBuf::from(file.file_name().unwrap_or_default());
+                let name = |file: &Path| match file.file_name() {
+                    Some(name) if file.extension().is_some_and(|end| end == "safetensors") => name.into(),
+                    // What torch wrote is written as safetensors.
+                    _ => PathBuf::from(Checkpoint::WHOLE),
+                };
                 checkpoint.files().enumerate().map(|(at, file)| (name(file), checkpoint.metadata(at).clone())).collect()
             }
             Self::Model { .. } => {
