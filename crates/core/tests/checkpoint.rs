@@ -183,8 +183,11 @@ fn shards_are_one_checkpoint() {
     assert!(open().unwrap_err().to_string().contains("`../b.safetensors` is no file of this folder"));
 }
 
+/// A file's name, why it is refused if it is, and its bytes.
+type TorchFile = (String, Option<String>, Vec<u8>);
+
 /// The files that torch wrote: `reference/core/torch_files.py`.
-fn torch_files() -> (Vec<(String, Option<String>, Vec<u8>)>, Params) {
+fn torch_files() -> (Vec<TorchFile>, Params) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/core");
     let text = std::fs::read_to_string(golden.join("torch_files.json")).unwrap();
     let golden_json: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 /// # Mathematics
 /// With student $\theta$, teacher $\theta'$, $x'$ a view of the batch $x$ (as in `cotta`), logits $s$, $s'$ of the student on $x$ and
 /// $x'$ and $q$ of the teacher on $x$, and
-/// $$\mathrm{SCE}(a, q) = -\tfrac12 \sum_k \operatorname{softmax}(q)_k \log \operatorname{softmax}(a)_k
-///   - \tfrac12 \sum_k \operatorname{softmax}(a)_k \log \operatorname{softmax}(q)_k$$
+/// $$\mathrm{SCE}(a, q) = -\tfrac12 \sum_k \left(\operatorname{softmax}(q)_k \log \operatorname{softmax}(a)_k +
+///   \operatorname{softmax}(a)_k \log \operatorname{softmax}(q)_k\right)$$
 /// the loss is
 /// $$L = \frac1B \sum_i \tfrac12 \mathrm{SCE}(s_i, q_i) + \tfrac12 \mathrm{SCE}(s'_i, q_i) + \lambda_c L_c + \lambda_s L_s.$$
 /// No gradient flows through $q$.
