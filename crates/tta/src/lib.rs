@@ -4,15 +4,19 @@
 mod anchor;
 mod augment;
 mod batch_statistics;
+mod cafa;
 mod cotta;
 mod dynamic_evaluation;
 mod eata;
 mod filter;
+mod gala;
+mod gaussians;
 mod host;
 mod loss;
 mod method;
 mod ostta;
 mod prototypes;
+mod recap;
 mod rmt;
 mod self_learning;
 mod stream;
@@ -21,9 +25,12 @@ mod tent;
 mod text;
 
 pub use anchor::Squares;
+pub use cafa::Ratio;
 pub use cotta::Unsure;
 pub use dynamic_evaluation::Rule;
 pub use filter::Share;
+pub use gala::Layers;
+pub use gaussians::Covariance;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
 pub use loss::{Objective, entropy};
 pub use method::{AnyTestTime, TestTime, Trains};
@@ -33,5 +40,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cotta::Cotta, dynamic_evaluation::DynamicEvaluation, eata::Eata, ostta::Ostta, rmt::Rmt, self_learning::SelfLearning, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cafa::Cafa, cotta::Cotta, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, ostta::Ostta, recap::Recap, rmt::Rmt, self_learning::SelfLearning, tent::Tent];
 }

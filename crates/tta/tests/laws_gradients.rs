@@ -5,8 +5,8 @@ use acclimate_core::{AnyOptimiser, AnyTensor, Inputs, Params, Patch, Rng, Target
 use acclimate_models::{Norm, Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
 use acclimate_tta::{
-    AnyTestTime, BatchStatistics, Cotta, Eata, Host, Ostta, Reset, Rmt, SelfLearning, Share, Squares, Stream, Teaching,
-    Tent, Unsure,
+    AnyTestTime, BatchStatistics, Cafa, Cotta, Covariance, Eata, Gala, Host, Layers, Objective, Ostta, Ratio, Recap,
+    Reset, Rmt, SelfLearning, Share, Squares, Stream, Teaching, Tent, Unsure,
 };
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
@@ -447,4 +447,107 @@ fn a_reset_brings_back_the_projection() {
     assert_ne!(stream.host().own().fingerprint(), before);
     stream.reset().unwrap();
     assert_eq!(stream.host().own().fingerprint(), before);
+}
+
+#[test]
+fn both_ratios_are_one_for_one_row() {
+    let model = tiny::resnet_with(Norm::Group(4), 0, DType::F64);
+    let (sgd, reference, labels, batch) = (sgd(0.01), reference(), classes(), &batches(DType::F64)[0]);
+    let run = Run { reference: &reference, labels: &labels, ..Run::new(&model, &sgd) };
+    let one = [rows(batch, &[2])];
+    for covariance in [Covariance::Full, Covariance::Tied, Covariance::Diagonal] {
+        let moved = |ratio| run.over(&Cafa { covariance, ratio, ..Cafa::default() }, &one).params;
+        // Gradients of a logarithm of a ratio and of a difference of logarithms.
+        assert!(far(&moved(Ratio::Means), &moved(Ratio::Rows)) < 1e-12);
+    }
+}
+
+#[test]
+fn a_class_of_one_row_has_no_covariance_of_its_own() {
+    let (model, adam, reference) = (tiny::resnet(0, DType::F64), adam(), reference());
+    let labels = [vec![0, 1, 1, 1, 2, 2, 2, 2], vec![1; 8], vec![2; 8]];
+    let run = Run { reference: &reference, labels: &labels, ..Run::new(&model, &adam) };
+    let (full, tied) = (Cafa::default(), Cafa { covariance: Covariance::Tied, ..Cafa::default() });
+    let refused = run.stream(&full).err().unwrap().to_string();
+    assert!(refused.contains("class 0") && refused.contains("tied"), "{refused}");
+    assert!(run.stream(&tied).is_ok());
+}
+
+/// GALA that lets every layer move.
+fn open() -> Gala {
+    Gala { threshold: -2.0, layers: Layers::All, warm_up: 1, ..Gala::default() }
+}
+
+#[test]
+fn gala_that_lets_all_layers_move_is_its_base() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let base = run.over(&teaching(Teaching::PseudoLabel), &batches).params;
+    assert_eq!(run.over(&open(), &batches).params, base);
+    // At the first step of a window all layers move, too.
+    let always = Gala { window: 1, warm_up: 1, threshold: 1.0, ..Gala::default() };
+    assert_eq!(run.over(&always, &batches).params, base);
+    let entropy = Gala { objective: Objective::Entropy, ..open() };
+    assert_eq!(run.over(&entropy, &batches).params, run.over(&Tent::default(), &batches).params);
+}
+
+#[test]
+fn where_no_layer_agrees_nothing_moves_until_the_next_window() {
+    let (model, sgd, batches) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64));
+    let method = Gala { threshold: 1.0, window: 3, ..Gala::default() };
+    let run = Run::new(&model, &sgd);
+    let mut stream = run.stream(&method).unwrap();
+    let after: Vec<String> = batches
+        .iter()
+        .map(|batch| {
+            stream.step(batch).unwrap();
+            stream.host().patch().params.fingerprint()
+        })
+        .collect();
+    assert!(after[0] == after[1] && after[1] == after[2] && after[2] != after[3] && after[3] == after[4]);
+    assert_eq!(stream.host().updates(), 2);
+}
+
+#[test]
+fn one_layer_moves_at_a_step() {
+    let (model, sgd, batches) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64));
+    let run = everything(&model, &sgd);
+    let method = Gala { threshold: -2.0, ..Gala::default() };
+    let mut stream = run.stream(&method).unwrap();
+    stream.step(&batches[0]).unwrap();
+    for batch in &batches[1..] {
+        let before = stream.host().patch().params.clone();
+        stream.step(batch).unwrap();
+        let now = stream.host().patch().params.clone();
+        let moved = before.iter().zip(now.iter()).filter(|((_, a), (_, b))| a.to_f64s() != b.to_f64s());
+        let mut sites: Vec<&str> = moved.map(|((name, _), _)| name.split(".full").next().unwrap()).collect();
+        sites.dedup();
+        assert_eq!(sites.len(), 1, "{sites:?}");
+    }
+}
+
+#[test]
+fn recap_without_a_region_is_tent() {
+    let (model, sgd, batches, reference) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64), reference());
+    let run = Run { reference: &reference, ..Run::new(&model, &sgd) };
+    let point = run.over(&Recap { region: 0.0, entropy_share: 0.0, ..Recap::default() }, &batches);
+    // Two forms of one gradient over five steps in f64.
+    assert!(far(&point.params, &run.over(&Tent::default(), &batches).params) < 1e-12);
+    assert_eq!(point.kept, 40);
+}
+
+#[test]
+fn recap_keeps_rows_whose_region_is_sure() {
+    let (model, sgd, batches, reference) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64), reference());
+    let run = Run { reference: &reference, ..Run::new(&model, &sgd) };
+    let kept = |entropy_share| run.over(&Recap { entropy_share, ..Recap::default() }, &batches[..1]).kept;
+    assert_eq!((kept(1e-9), kept(ALL)), (0, 8));
+    assert!((1..20).any(|at| (1..8).contains(&kept(0.1 * f64::from(at)))));
+}
+
+#[test]
+fn recap_without_reference_batches_is_refused() {
+    let (model, adam, method) = (tiny::resnet(0, DType::F64), adam(), Recap::default());
+    let refused = Run::new(&model, &adam).stream(&method).err().unwrap().to_string();
+    assert!(refused.contains("like those of training"), "{refused}");
 }
