@@ -114,7 +114,7 @@ fn whitening(covariance: &[f64], width: usize, shrinkage: f64) -> Option<Vec<f64
             factor[at(i, j)] = if i == j { rest.sqrt() } else { rest / factor[at(j, j)] };
         }
         // A rest of nothing or less has no root to divide by.
-        if !(factor[at(i, i)] > 0.0) {
+        if factor[at(i, i)].is_nan() || factor[at(i, i)] <= 0.0 {
             return None;
         }
     }

@@ -18,7 +18,10 @@ mod ostta;
 mod prototypes;
 mod recap;
 mod rmt;
+mod roid;
+mod sar;
 mod self_learning;
+mod shot;
 mod stream;
 mod teacher;
 mod tent;
@@ -40,5 +43,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cafa::Cafa, cotta::Cotta, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, ostta::Ostta, recap::Recap, rmt::Rmt, self_learning::SelfLearning, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cafa::Cafa, cotta::Cotta, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, ostta::Ostta, recap::Recap, rmt::Rmt, roid::Roid, sar::Sar, self_learning::SelfLearning, shot::Shot, tent::Tent];
 }

@@ -6,7 +6,7 @@ use acclimate_models::{Norm, Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
 use acclimate_tta::{
     AnyTestTime, BatchStatistics, Cafa, Cotta, Covariance, Eata, Gala, Host, Layers, Objective, Ostta, Ratio, Recap,
-    Reset, Rmt, SelfLearning, Share, Squares, Stream, Teaching, Tent, Unsure,
+    Reset, Rmt, Roid, Sar, SelfLearning, Share, Shot, Squares, Stream, Teaching, Tent, Unsure,
 };
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
@@ -550,4 +550,71 @@ fn recap_without_reference_batches_is_refused() {
     let (model, adam, method) = (tiny::resnet(0, DType::F64), adam(), Recap::default());
     let refused = Run::new(&model, &adam).stream(&method).err().unwrap().to_string();
     assert!(refused.contains("like those of training"), "{refused}");
+}
+
+#[test]
+fn sar_with_a_small_radius_is_tent_on_sure_rows() {
+    let model = tiny::resnet_with(Norm::Group(4), 0, DType::F64);
+    let (sgd, batches) = (sgd(0.05), batches(DType::F64));
+    let run = Run::new(&model, &sgd);
+    let near = run.over(&Sar { entropy_share: ALL, radius: 1e-9, recovery: 0.0 }, &batches);
+    assert_eq!(near.kept, 80);
+    // The gradient at a place 1e-9 away.
+    assert!(far(&near.params, &run.over(&Tent::default(), &batches).params) < 1e-8);
+}
+
+#[test]
+fn sar_starts_anew_where_predictions_are_too_sure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let method = Sar { entropy_share: ALL, recovery: ALL, ..Sar::default() };
+    let left = Run::new(&model, &adam).over(&method, &batches);
+    assert_eq!(left.params, start(&model));
+    assert_eq!(left.kept, 80);
+}
+
+#[test]
+fn sar_changes_nothing_where_no_row_is_sure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let left = Run::new(&model, &adam).over(&Sar { entropy_share: 1e-9, ..Sar::default() }, &batches);
+    assert_eq!((left.kept, left.params), (0, start(&model)));
+}
+
+#[test]
+fn shot_without_its_terms_is_tent() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let bare = run.over(&Shot { diversity: 0.0, pseudo_label: 0.0 }, &batches);
+    // A term of weight zero adds zeros to the gradient.
+    assert!(far(&bare.params, &run.over(&Tent::default(), &batches).params) < 1e-13);
+}
+
+#[test]
+fn roid_that_keeps_nothing_of_a_step_stays_at_the_start() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let method = Roid { momentum: 0.0, prior: 0.0, low: -4.0, high: 4.0, ..Roid::default() };
+    let run = Run::new(&model, &adam);
+    let left = run.over(&method, &batches);
+    assert_eq!(left.params, start(&model));
+    assert_eq!(left.logits, run.over(&BatchStatistics::default(), &batches).logits);
+    assert!((5..40).contains(&left.kept));
+}
+
+#[test]
+fn a_prior_favours_the_class_that_is_predicted_most() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let said = |prior| run.over(&Roid { prior, consistency: 0.0, ..Roid::default() }, &batches[..1]).logits[0].clone();
+    let (plain, corrected) = (said(0.0), said(2.0));
+    let share = |logits: &[f64]| {
+        let mut mean = [0.0; 3];
+        for z in logits.chunks(3) {
+            let sum: f64 = z.iter().map(|z| z.exp()).sum();
+            mean.iter_mut().zip(z).for_each(|(mean, z)| *mean += z.exp() / sum / 8.0);
+        }
+        mean
+    };
+    let (before, after) = (share(&plain), share(&corrected));
+    let most = (0..3).max_by(|&a, &b| before[a].total_cmp(&before[b])).unwrap();
+    let least = (0..3).min_by(|&a, &b| before[a].total_cmp(&before[b])).unwrap();
+    assert!(after[most] > before[most] && after[least] < before[least], "{before:?} {after:?}");
 }
