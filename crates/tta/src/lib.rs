@@ -6,6 +6,7 @@ mod augment;
 mod batch_statistics;
 mod cafa;
 mod cotta;
+mod deyo;
 mod dynamic_evaluation;
 mod eata;
 mod filter;
@@ -43,5 +44,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cafa::Cafa, cotta::Cotta, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, ostta::Ostta, recap::Recap, rmt::Rmt, roid::Roid, sar::Sar, self_learning::SelfLearning, shot::Shot, tent::Tent];
+    pub static METHODS: dyn AnyTestTime = [batch_statistics::BatchStatistics, cafa::Cafa, cotta::Cotta, deyo::Deyo, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, ostta::Ostta, recap::Recap, rmt::Rmt, roid::Roid, sar::Sar, self_learning::SelfLearning, shot::Shot, tent::Tent];
 }

@@ -5,8 +5,8 @@ use acclimate_core::{AnyOptimiser, AnyTensor, Inputs, Params, Patch, Rng, Target
 use acclimate_models::{Norm, Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
 use acclimate_tta::{
-    AnyTestTime, BatchStatistics, Cafa, Cotta, Covariance, Eata, Gala, Host, Layers, Objective, Ostta, Ratio, Recap,
-    Reset, Rmt, Roid, Sar, SelfLearning, Share, Shot, Squares, Stream, Teaching, Tent, Unsure,
+    AnyTestTime, BatchStatistics, Cafa, Cotta, Covariance, Deyo, Eata, Gala, Host, Layers, Objective, Ostta, Ratio,
+    Recap, Reset, Rmt, Roid, Sar, SelfLearning, Share, Shot, Squares, Stream, Teaching, Tent, Unsure,
 };
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
@@ -617,4 +617,28 @@ fn a_prior_favours_the_class_that_is_predicted_most() {
     let most = (0..3).max_by(|&a, &b| before[a].total_cmp(&before[b])).unwrap();
     let least = (0..3).min_by(|&a, &b| before[a].total_cmp(&before[b])).unwrap();
     assert!(after[most] > before[most] && after[least] < before[least], "{before:?} {after:?}");
+}
+
+#[test]
+fn deyo_keeps_fewer_rows_the_further_they_must_fall() {
+    let (model, still, batches) = (tiny::resnet(0, DType::F64), sgd(1e-300), batches(DType::F64));
+    let run = Run::new(&model, &still);
+    let kept = |drop| run.over(&Deyo { entropy_share: ALL, drop, ..Deyo::default() }, &batches).kept;
+    assert_eq!((kept(-1.0), kept(1.0)), (40, 0));
+    let some = kept(0.0);
+    assert!((1..40).contains(&some) && kept(0.2) < some, "{some}");
+}
+
+#[test]
+fn deyo_looks_again_only_where_a_row_is_sure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let rows = |entropy_share| {
+        let method = Deyo { entropy_share, ..Deyo::default() };
+        let mut stream = run.stream(&method).unwrap();
+        stream.step(&batches[0]).unwrap();
+        stream.host().counts().forward_rows
+    };
+    assert_eq!((rows(1e-9), rows(ALL)), (8, 16));
+    assert_eq!(rows(half(&model, &batches[0])), 12);
 }
