@@ -3,7 +3,8 @@
 For each batch: diversity and certainty weights against the running mean prediction; the soft likelihood ratio of the kept rows;
 symmetric cross-entropy between a view of them and the rows themselves; one optimiser step on scales and shifts of the norms;
 parameters a little back to the start; the running mean. The prior multiplies probabilities, as in the paper (theirs: logits). Views
-are those of `tta_views.py` with acclimate's draws.
+are those of `tta_views.py` with acclimate's draws. Their own class without its prior, run beside this on those draws, gave the same
+numbers to 1e-14 in all cases.
 """
 
 import sys

@@ -3,7 +3,8 @@
 For each batch: the mean entropy of rows below E0 = share ln K and its gradient; parameters moved along it by `radius`; entropies
 there, of the rows kept before that are still below E0; its gradient, applied by the optimiser to the parameters before the move;
 the running mean of that loss, 0.9 and 0.1; below `recovery` everything goes back to the start, the mean included (theirs keeps
-it). A batch without a sure row changes nothing (theirs steps out of its momentum). E0 is larger than theirs, for three classes.
+it). A batch without a sure row changes nothing (theirs steps out of its momentum). E0 is larger than theirs, for three classes. Their own
+class, run beside this, gave the same numbers to 1e-14 in the cases without a recovery.
 """
 
 import copy
