@@ -4,7 +4,7 @@ For each batch: the predictions of the unadapted network, its class and that cla
 both with the batch's own statistics; the loss of the rows whose probability for that class is not lower, averaged, less alpha
 times the entropy of the mean prediction; one optimiser step if a row is left. The probability of a row that nothing has moved is
 equal on both sides. Theirs is a re-implementation by another group. Cross-entropy with the arg-max in place of entropy is not in
-it, nor are group norms.
+it, nor are group norms. With entropy their own class, run beside this, gave the same numbers to 1e-14.
 """
 
 import sys

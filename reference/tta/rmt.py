@@ -4,7 +4,8 @@ Prototypes are class means of features of the reference batches, each under its 
 batch and on a view of it, teacher on the batch; half the symmetric cross-entropy of each with the teacher's logits; the contrast
 of the nearest prototype and both features, projected and normalised, `contrastive_loss` with mode "all" and a mask of equal rows;
 cross-entropy on a reference batch, in turn; one optimiser step on all parameters and the projection; the teacher follows. The
-prediction is the sum of student and teacher. No warm-up. The view and the projection's start are acclimate's draws.
+prediction is the sum of student and teacher. No warm-up. The view and the projection's start are acclimate's draws. On the cases with a
+projection their own class, run beside this on those draws, gave the same numbers.
 """
 
 import math

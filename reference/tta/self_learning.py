@@ -3,7 +3,7 @@
 The robust loss is `gce` and the entropy `entropy` of bethgelab/robustness (robusta/selflearning/functional.py at 0ef82b1); hard
 labels are torch's cross-entropy with the arg-max, soft labels torch's cross-entropy with the softmax of the logits at another
 temperature, detached. For each batch: forward with the batch's own statistics, the mean loss, one optimiser step on scales and
-shifts of the norms.
+shifts of the norms. With the robust loss and with entropy their functions, run beside these, gave the same numbers to 1e-14.
 """
 
 import sys

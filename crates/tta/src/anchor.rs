@@ -27,7 +27,7 @@ pub(crate) fn fisher(host: &mut Host<'_>, squares: Squares) -> Result<Params> {
     for batch in host.reference_batches() {
         let rows = match squares {
             Squares::Batch => vec![None],
-            Squares::Row => (0..batch.rows()).map(Some).collect(),
+            Squares::Row => (0..host.forward(batch)?.rows()).map(Some).collect(),
         };
         for row in rows {
             if let Some(gradients) = gradients(host, batch, row)? {

@@ -51,13 +51,7 @@ const NOISE: f64 = 0.005;
 /// # Errors
 /// When `who` gets inputs that are no images.
 pub(crate) fn view(who: &str, batch: &Inputs, pixels: Pixels, rng: &mut Rng) -> Result<Inputs> {
-    let Inputs::Images(images) = batch else {
-        return Err(Error::Unsupported {
-            who: who.to_owned(),
-            what: "augment inputs that are no images".to_owned(),
-            instead: "choose a method without augmentations".to_owned(),
-        });
-    };
+    let images = images_of(who, batch)?;
     let [rows, channels, height, width] = images.dims();
     let view = View::draw(rng, height, width);
     let Pixels { low, high } = pixels;
@@ -74,6 +68,50 @@ pub(crate) fn view(who: &str, batch: &Inputs, pixels: Pixels, rng: &mut Rng) -> 
     let out = AnyTensor::from_f64s(out, &images.dims(), images.dtype(), &images.device());
     let images: Tensor<4> = out.get().expect("made with four axes");
     Ok(Inputs::Images(images))
+}
+
+/// Some rows of the batch, each image cut into `grid` × `grid` patches in an order of its own. Where a side is no multiple of the grid,
+/// its last pixels stay.
+///
+/// # Errors
+/// When `who` gets inputs that are no images.
+pub(crate) fn shuffled(who: &str, batch: &Inputs, rows: &[i64], grid: usize, rng: &mut Rng) -> Result<Inputs> {
+    let images = images_of(who, batch)?;
+    let [_, channels, height, width] = images.dims();
+    let (high, wide) = (height / grid, width / grid);
+    let numbers = AnyTensor::from(images.clone()).to_f64s();
+    let mut out = Vec::with_capacity(rows.len() * channels * height * width);
+    for &row in rows {
+        let keys: Vec<f64> = (0..grid * grid).map(|_| rng.uniform()).collect();
+        let mut order: Vec<usize> = (0..grid * grid).collect();
+        order.sort_by(|&a, &b| keys[a].total_cmp(&keys[b]));
+        // From where in the image a pixel comes.
+        let from = |y: usize, x: usize| {
+            if y >= grid * high || x >= grid * wide {
+                return y * width + x;
+            }
+            let patch = order[y / high * grid + x / wide];
+            (patch / grid * high + y % high) * width + patch % grid * wide + x % wide
+        };
+        for plane in numbers[row as usize * channels * height * width..].chunks(height * width).take(channels) {
+            out.extend((0..height * width).map(|at| plane[from(at / width, at % width)]));
+        }
+    }
+    let shape = [rows.len(), channels, height, width];
+    let out = AnyTensor::from_f64s(out, &shape, images.dtype(), &images.device());
+    let images: Tensor<4> = out.get().expect("made with four axes");
+    Ok(Inputs::Images(images))
+}
+
+fn images_of<'b>(who: &str, batch: &'b Inputs) -> Result<&'b Tensor<4>> {
+    match batch {
+        Inputs::Images(images) => Ok(images),
+        _ => Err(Error::Unsupported {
+            who: who.to_owned(),
+            what: "augment inputs that are no images".to_owned(),
+            instead: "choose a method without augmentations".to_owned(),
+        }),
+    }
 }
 
 impl View {
@@ -258,6 +296,30 @@ mod tests {
         assert!(near(&turned([0.9, 0.2, 0.2], -1.0 / 3.0), &[0.2, 0.2, 0.9]));
         assert!(near(&turned([0.4, 0.4, 0.4], 0.06), &[0.4; 3]));
         assert!(near(&turned([0.1, 0.5, 0.8], 1.0), &[0.1, 0.5, 0.8]));
+    }
+
+    #[test]
+    fn shuffled_patches_are_those_of_the_row() {
+        let device = burn::tensor::Device::flex();
+        let values: Vec<f64> = (0..2 * 25).map(f64::from).collect();
+        let images = AnyTensor::from_f64s(values, &[2, 1, 5, 5], burn::tensor::DType::F64, &device).get().unwrap();
+        let shuffled = |step| {
+            let mut rng = Rng::new(0, "patches", step);
+            match shuffled("me", &Inputs::Images(images.clone()), &[1], 2, &mut rng).unwrap() {
+                Inputs::Images(x) => AnyTensor::from(x).to_f64s(),
+                _ => panic!("images"),
+            }
+        };
+        assert!((0..20).any(|step| shuffled(step)[0] != 25.0));
+        for step in 0..20 {
+            let seen = shuffled(step);
+            // The last row and column stay; each patch begins with a corner of one.
+            assert!((0..5).all(|at| seen[20 + at] == (45 + at) as f64 && seen[5 * at + 4] == (29 + 5 * at) as f64));
+            let mut corners = [0, 2, 10, 12].map(|at| seen[at]);
+            assert!(corners.iter().zip([0, 2, 10, 12]).all(|(x, at)| seen[at + 6] == x + 6.0));
+            corners.sort_by(f64::total_cmp);
+            assert_eq!(corners, [25.0, 27.0, 35.0, 37.0]);
+        }
     }
 
     #[test]

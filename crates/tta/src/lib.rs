@@ -6,14 +6,18 @@ mod alpha_bn;
 mod anchor;
 mod augment;
 mod batch_statistics;
+mod cafa;
 mod core;
 mod correlation;
 mod cotta;
+mod deyo;
 mod domainadaptor;
 mod dynamic_evaluation;
 mod eata;
 mod filter;
+mod gala;
 mod gate;
+mod gaussians;
 mod host;
 mod lame;
 mod loss;
@@ -21,9 +25,13 @@ mod memory;
 mod method;
 mod ostta;
 mod prototypes;
+mod recap;
 mod rmt;
 mod robust_bn;
+mod roid;
+mod sar;
 mod self_learning;
+mod shot;
 mod statistics;
 mod stream;
 mod t3a;
@@ -34,11 +42,14 @@ mod unmix_tns;
 
 pub use adanpc::AdanpcCompat;
 pub use anchor::Squares;
+pub use cafa::Ratio;
 pub use cotta::Unsure;
 pub use domainadaptor::{DomainadaptorCompat, Gem};
 pub use dynamic_evaluation::Rule;
 pub use filter::Share;
+pub use gala::Layers;
 pub use gate::{GateSettings, Gated};
+pub use gaussians::Covariance;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
 pub use lame::Affinity;
 pub use loss::{Objective, entropy};
@@ -50,5 +61,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, cotta::Cotta, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, eata::Eata, lame::Lame, ostta::Ostta, rmt::Rmt, robust_bn::RobustBn, self_learning::SelfLearning, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
+    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, cafa::Cafa, core::Core, cotta::Cotta, deyo::Deyo, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, lame::Lame, ostta::Ostta, recap::Recap, rmt::Rmt, robust_bn::RobustBn, roid::Roid, sar::Sar, self_learning::SelfLearning, shot::Shot, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
 }

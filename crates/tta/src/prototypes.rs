@@ -15,8 +15,10 @@ pub(crate) struct Labelled {
     pub(crate) classes: Vec<usize>,
     /// How many classes the head tells apart.
     pub(crate) of: usize,
-    dtype: DType,
-    device: Device,
+    /// Of what type the features were.
+    pub(crate) dtype: DType,
+    /// Where they were.
+    pub(crate) device: Device,
 }
 
 impl Labelled {

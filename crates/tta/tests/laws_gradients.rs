@@ -5,8 +5,8 @@ use acclimate_core::{AnyOptimiser, AnyTensor, Inputs, Params, Patch, Rng, Target
 use acclimate_models::{Norm, Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
 use acclimate_tta::{
-    AnyTestTime, BatchStatistics, Cotta, Eata, Host, Ostta, Reset, Rmt, SelfLearning, Share, Squares, Stream, Teaching,
-    Tent, Unsure,
+    AnyTestTime, BatchStatistics, Cafa, Cotta, Covariance, Deyo, Eata, Gala, Host, Layers, Objective, Ostta, Ratio,
+    Recap, Reset, Rmt, Roid, Sar, SelfLearning, Share, Shot, Squares, Stream, Teaching, Tent, Unsure,
 };
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
@@ -447,4 +447,198 @@ fn a_reset_brings_back_the_projection() {
     assert_ne!(stream.host().own().fingerprint(), before);
     stream.reset().unwrap();
     assert_eq!(stream.host().own().fingerprint(), before);
+}
+
+#[test]
+fn both_ratios_are_one_for_one_row() {
+    let model = tiny::resnet_with(Norm::Group(4), 0, DType::F64);
+    let (sgd, reference, labels, batch) = (sgd(0.01), reference(), classes(), &batches(DType::F64)[0]);
+    let run = Run { reference: &reference, labels: &labels, ..Run::new(&model, &sgd) };
+    let one = [rows(batch, &[2])];
+    for covariance in [Covariance::Full, Covariance::Tied, Covariance::Diagonal] {
+        let moved = |ratio| run.over(&Cafa { covariance, ratio, ..Cafa::default() }, &one).params;
+        // Gradients of a logarithm of a ratio and of a difference of logarithms.
+        assert!(far(&moved(Ratio::Means), &moved(Ratio::Rows)) < 1e-12);
+    }
+}
+
+#[test]
+fn a_class_of_one_row_has_no_covariance_of_its_own() {
+    let (model, adam, reference) = (tiny::resnet(0, DType::F64), adam(), reference());
+    let labels = [vec![0, 1, 1, 1, 2, 2, 2, 2], vec![1; 8], vec![2; 8]];
+    let run = Run { reference: &reference, labels: &labels, ..Run::new(&model, &adam) };
+    let (full, tied) = (Cafa::default(), Cafa { covariance: Covariance::Tied, ..Cafa::default() });
+    let refused = run.stream(&full).err().unwrap().to_string();
+    assert!(refused.contains("class 0") && refused.contains("tied"), "{refused}");
+    assert!(run.stream(&tied).is_ok());
+}
+
+/// GALA that lets every layer move.
+fn open() -> Gala {
+    Gala { threshold: -2.0, layers: Layers::All, warm_up: 1, ..Gala::default() }
+}
+
+#[test]
+fn gala_that_lets_all_layers_move_is_its_base() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let base = run.over(&teaching(Teaching::PseudoLabel), &batches).params;
+    assert_eq!(run.over(&open(), &batches).params, base);
+    // At the first step of a window all layers move, too.
+    let always = Gala { window: 1, warm_up: 1, threshold: 1.0, ..Gala::default() };
+    assert_eq!(run.over(&always, &batches).params, base);
+    let entropy = Gala { objective: Objective::Entropy, ..open() };
+    assert_eq!(run.over(&entropy, &batches).params, run.over(&Tent::default(), &batches).params);
+}
+
+#[test]
+fn where_no_layer_agrees_nothing_moves_until_the_next_window() {
+    let (model, sgd, batches) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64));
+    let method = Gala { threshold: 1.0, window: 3, ..Gala::default() };
+    let run = Run::new(&model, &sgd);
+    let mut stream = run.stream(&method).unwrap();
+    let after: Vec<String> = batches
+        .iter()
+        .map(|batch| {
+            stream.step(batch).unwrap();
+            stream.host().patch().params.fingerprint()
+        })
+        .collect();
+    assert!(after[0] == after[1] && after[1] == after[2] && after[2] != after[3] && after[3] == after[4]);
+    assert_eq!(stream.host().updates(), 2);
+}
+
+#[test]
+fn one_layer_moves_at_a_step() {
+    let (model, sgd, batches) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64));
+    let run = everything(&model, &sgd);
+    let method = Gala { threshold: -2.0, ..Gala::default() };
+    let mut stream = run.stream(&method).unwrap();
+    stream.step(&batches[0]).unwrap();
+    for batch in &batches[1..] {
+        let before = stream.host().patch().params.clone();
+        stream.step(batch).unwrap();
+        let now = stream.host().patch().params.clone();
+        let moved = before.iter().zip(now.iter()).filter(|((_, a), (_, b))| a.to_f64s() != b.to_f64s());
+        let mut sites: Vec<&str> = moved.map(|((name, _), _)| name.split(".full").next().unwrap()).collect();
+        sites.dedup();
+        assert_eq!(sites.len(), 1, "{sites:?}");
+    }
+}
+
+#[test]
+fn recap_without_a_region_is_tent() {
+    let (model, sgd, batches, reference) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64), reference());
+    let run = Run { reference: &reference, ..Run::new(&model, &sgd) };
+    let point = run.over(&Recap { region: 0.0, entropy_share: 0.0, ..Recap::default() }, &batches);
+    // Two forms of one gradient over five steps in f64.
+    assert!(far(&point.params, &run.over(&Tent::default(), &batches).params) < 1e-12);
+    assert_eq!(point.kept, 40);
+}
+
+#[test]
+fn recap_keeps_rows_whose_region_is_sure() {
+    let (model, sgd, batches, reference) = (tiny::resnet(0, DType::F64), sgd(0.05), batches(DType::F64), reference());
+    let run = Run { reference: &reference, ..Run::new(&model, &sgd) };
+    let kept = |entropy_share| run.over(&Recap { entropy_share, ..Recap::default() }, &batches[..1]).kept;
+    assert_eq!((kept(1e-9), kept(ALL)), (0, 8));
+    assert!((1..20).any(|at| (1..8).contains(&kept(0.1 * f64::from(at)))));
+}
+
+#[test]
+fn recap_without_reference_batches_is_refused() {
+    let (model, adam, method) = (tiny::resnet(0, DType::F64), adam(), Recap::default());
+    let refused = Run::new(&model, &adam).stream(&method).err().unwrap().to_string();
+    assert!(refused.contains("like those of training"), "{refused}");
+}
+
+#[test]
+fn sar_with_a_small_radius_is_tent_on_sure_rows() {
+    let model = tiny::resnet_with(Norm::Group(4), 0, DType::F64);
+    let (sgd, batches) = (sgd(0.05), batches(DType::F64));
+    let run = Run::new(&model, &sgd);
+    let near = run.over(&Sar { entropy_share: ALL, radius: 1e-9, recovery: 0.0 }, &batches);
+    assert_eq!(near.kept, 80);
+    // The gradient at a place 1e-9 away.
+    assert!(far(&near.params, &run.over(&Tent::default(), &batches).params) < 1e-8);
+}
+
+#[test]
+fn sar_starts_anew_where_predictions_are_too_sure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let method = Sar { entropy_share: ALL, recovery: ALL, ..Sar::default() };
+    let left = Run::new(&model, &adam).over(&method, &batches);
+    assert_eq!(left.params, start(&model));
+    assert_eq!(left.kept, 80);
+}
+
+#[test]
+fn sar_changes_nothing_where_no_row_is_sure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let left = Run::new(&model, &adam).over(&Sar { entropy_share: 1e-9, ..Sar::default() }, &batches);
+    assert_eq!((left.kept, left.params), (0, start(&model)));
+}
+
+#[test]
+fn shot_without_its_terms_is_tent() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let bare = run.over(&Shot { diversity: 0.0, pseudo_label: 0.0 }, &batches);
+    // A term of weight zero adds zeros to the gradient.
+    assert!(far(&bare.params, &run.over(&Tent::default(), &batches).params) < 1e-13);
+}
+
+#[test]
+fn roid_that_keeps_nothing_of_a_step_stays_at_the_start() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let method = Roid { momentum: 0.0, prior: 0.0, low: -4.0, high: 4.0, ..Roid::default() };
+    let run = Run::new(&model, &adam);
+    let left = run.over(&method, &batches);
+    assert_eq!(left.params, start(&model));
+    assert_eq!(left.logits, run.over(&BatchStatistics::default(), &batches).logits);
+    assert!((5..40).contains(&left.kept));
+}
+
+#[test]
+fn a_prior_favours_the_class_that_is_predicted_most() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let said = |prior| run.over(&Roid { prior, consistency: 0.0, ..Roid::default() }, &batches[..1]).logits[0].clone();
+    let (plain, corrected) = (said(0.0), said(2.0));
+    let share = |logits: &[f64]| {
+        let mut mean = [0.0; 3];
+        for z in logits.chunks(3) {
+            let sum: f64 = z.iter().map(|z| z.exp()).sum();
+            mean.iter_mut().zip(z).for_each(|(mean, z)| *mean += z.exp() / sum / 8.0);
+        }
+        mean
+    };
+    let (before, after) = (share(&plain), share(&corrected));
+    let most = (0..3).max_by(|&a, &b| before[a].total_cmp(&before[b])).unwrap();
+    let least = (0..3).min_by(|&a, &b| before[a].total_cmp(&before[b])).unwrap();
+    assert!(after[most] > before[most] && after[least] < before[least], "{before:?} {after:?}");
+}
+
+#[test]
+fn deyo_keeps_fewer_rows_the_further_they_must_fall() {
+    let (model, still, batches) = (tiny::resnet(0, DType::F64), sgd(1e-300), batches(DType::F64));
+    let run = Run::new(&model, &still);
+    let kept = |drop| run.over(&Deyo { entropy_share: ALL, drop, ..Deyo::default() }, &batches).kept;
+    assert_eq!((kept(-1.0), kept(1.0)), (40, 0));
+    let some = kept(0.0);
+    assert!((1..40).contains(&some) && kept(0.2) < some, "{some}");
+}
+
+#[test]
+fn deyo_looks_again_only_where_a_row_is_sure() {
+    let (model, adam, batches) = (tiny::resnet(0, DType::F64), adam(), batches(DType::F64));
+    let run = Run::new(&model, &adam);
+    let rows = |entropy_share| {
+        let method = Deyo { entropy_share, ..Deyo::default() };
+        let mut stream = run.stream(&method).unwrap();
+        stream.step(&batches[0]).unwrap();
+        stream.host().counts().forward_rows
+    };
+    assert_eq!((rows(1e-9), rows(ALL)), (8, 16));
+    assert_eq!(rows(half(&model, &batches[0])), 12);
 }
