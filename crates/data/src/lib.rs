@@ -2,9 +2,11 @@
 mod assets;
 mod chat;
 mod dictd;
+mod frames;
 mod images;
 mod language;
 pub mod metrics;
+mod npz;
 mod rdata;
 mod source;
 pub mod split;
@@ -15,8 +17,10 @@ mod vocabulary;
 
 pub use assets::{Asset, AssetFile, AssetKind, AssetTable, Assets, Client, Made, Presence};
 pub use chat::{ChatTemplate, Message};
+pub use frames::{Frame, Frames};
 pub use images::{Channels, Idx, Image, MAX_SIDE};
 pub use language::Document;
+pub use npz::NpyRows;
 pub use source::Source;
 pub use table::{Encoding, MAX_BYTES, MAX_CELL, MAX_COLUMNS, MAX_ROWS, ReadOptions, Table, Value};
 pub use task::{

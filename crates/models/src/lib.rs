@@ -10,6 +10,7 @@ mod gguf;
 mod llama;
 mod outline;
 mod resnet;
+mod saved;
 pub mod tiny;
 mod vision;
 
@@ -20,6 +21,7 @@ pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use outline::outline;
 pub use resnet::{Norm, Resnet, ResnetConfig};
+pub use saved::SavedOutputs;
 
 use acclimate_core::{
     AnyTensor, Checkpoint, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens,

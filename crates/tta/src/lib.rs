@@ -1,6 +1,7 @@
 //! Test-time adaptation: a deployed model keeps up with inputs that drift, without labels.
 //!
 //! A method sees unlabelled batches and a [`Host`]; the [`Stream`] runs it, resets it and keeps the books.
+mod audit;
 mod batch_statistics;
 mod dynamic_evaluation;
 mod host;
@@ -10,6 +11,7 @@ mod stream;
 mod tent;
 mod text;
 
+pub use audit::{Audit, Moving};
 pub use dynamic_evaluation::Rule;
 pub use host::{Counts, Gradient, Host, Loss, Seen, Taped};
 pub use loss::entropy;
