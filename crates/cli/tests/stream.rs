@@ -142,7 +142,7 @@ fn classes_score_the_answers_and_do_not_change_them() {
     place.npz("known.npz", &pixels, Some(&classes));
     let told = place.good(&format!("known.npz {TENT} --out known"));
     assert!(
-        told.contains("tent: 12 tensors with 144 numbers move; 6 batch norms take the statistics of each batch"),
+        told.contains("tent: 12 tensors with 144 numbers move; 6 batch norms take statistics of each batch"),
         "{told}"
     );
     assert!(told.contains("every one of them has a finite gradient that is not zero"), "{told}");
@@ -273,7 +273,7 @@ fn an_interrupt_saves_what_was_answered() {
 fn memory_does_not_grow_with_the_stream() {
     let place = Place::new();
     let mut peaks = vec![];
-    // As f32 the longer one is 24 MiB larger.
+    // Takes seconds: with fewer frames, which as f32 are 24 MiB here, a leak would not stand out from what an allocator keeps.
     for frames in [4_000, 100_000] {
         place.npz("frames.npz", &drawn(frames), None);
         let out = format!("out{frames}");
@@ -293,7 +293,10 @@ fn bad_frames_are_named_or_left_out() {
         let file = place.path(&format!("frames/{at}.png"));
         image::GrayImage::from_raw(8, 8, frame.to_vec()).unwrap().save(file).unwrap();
     }
-    std::fs::write(place.path("frames/3.png"), "no picture").unwrap();
+    // One amid the others, and one behind the last batch.
+    for name in ["frames/3.png", "frames/9.png"] {
+        std::fs::write(place.path(name), "no picture").unwrap();
+    }
     place.refused(
         &format!("frames {TENT} --out out"),
         &["frames/3.png: is not a whole png or jpeg", "replace or drop it"],
@@ -301,7 +304,7 @@ fn bad_frames_are_named_or_left_out() {
     let told = place.good(&format!("frames {TENT} --out out --skip-bad"));
     assert!(told.contains("left out: ") && told.contains("frames/3.png"), "{told}");
     let book = &place.json("out/result.json")["book"];
-    assert_eq!((&book["frames"], &book["skipped"], &book["read"]), (&8.into(), &1.into(), &9.into()));
+    assert_eq!((&book["frames"], &book["skipped"], &book["read"]), (&8.into(), &2.into(), &10.into()));
     let output = place.fed(&format!("- {TENT}"), "{\"x\": [1, 2]}\n");
     assert!(error(&output).contains("frame `1` holds 2 numbers, the model takes 1 x 8 x 8"), "{}", error(&output));
 }

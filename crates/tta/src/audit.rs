@@ -11,7 +11,7 @@ pub struct Audit {
     pub tensors: Vec<Moving>,
     /// Batch norms of the model.
     pub batch_norms: usize,
-    /// Whose statistics they take: `each batch`, or a method's name. Without batch norms there is nothing to take.
+    /// Whose statistics they take: those of each batch, or what a method makes of them. Without batch norms there is nothing to take.
     pub statistics: Option<String>,
 }
 
@@ -50,8 +50,8 @@ impl Audit {
         let lends = || method.under_any(state.boxed().as_mut(), &mut |_| Ok(())).is_ok();
         let statistics = match host.statistics_of() {
             _ if batch_norms == 0 => None,
-            Some(other) => Some(other.to_owned()),
-            None if lends() => Some(method.card().name.to_owned()),
+            Some(other) => Some(format!("the method `{other}`")),
+            None if lends() => Some(format!("the method `{}`", method.card().name)),
             None => Some("each batch".to_owned()),
         };
         Self { tensors, batch_norms, statistics }

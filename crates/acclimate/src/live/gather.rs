@@ -19,8 +19,10 @@ pub(super) struct Batch {
     pub(super) sha256: [u8; 32],
     /// How many frames the source has given by the end of this batch.
     pub(super) read: usize,
-    /// How many of this batch's were left out.
-    pub(super) skipped: usize,
+    /// What the last of those is called.
+    pub(super) last: Option<String>,
+    /// How many frames this process has left out by then.
+    pub(super) skipped: u64,
 }
 
 /// What there is to tell while a batch is gathered.
@@ -36,6 +38,8 @@ pub(super) struct Gatherer<'a> {
     frames: Frames,
     subject: &'a Subject,
     skip_bad: bool,
+    last: Option<String>,
+    skipped: u64,
 }
 
 impl<'a> Gatherer<'a> {
@@ -51,7 +55,7 @@ impl<'a> Gatherer<'a> {
                 return Err(Error::Shape { what: "the array of images".to_owned(), expected, got });
             }
         }
-        Ok(Self { frames, subject, skip_bad })
+        Ok(Self { frames, subject, skip_bad, last: None, skipped: 0 })
     }
 
     /// Leaves out the frames that were answered before; the last of them has to be the one that is told.
@@ -78,9 +82,12 @@ impl<'a> Gatherer<'a> {
     /// # Errors
     /// A frame that cannot be used, unless those are left out, and what stops all reading.
     pub(super) fn batch(&mut self, size: usize, tell: &mut dyn FnMut(Found<'_>)) -> Result<Option<Batch>> {
-        let (mut names, mut truth, mut rows, mut skipped) = (vec![], vec![], vec![], 0);
+        let (mut names, mut truth, mut rows) = (vec![], vec![], vec![]);
         while rows.len() < size {
             let Some(frame) = self.frames.frame()? else { break };
+            if let Ok(frame) = &frame {
+                self.last = Some(frame.name.clone());
+            }
             let taken = frame.and_then(|frame| self.take(frame)).and_then(|(name, row, label)| match rows.last() {
                 Some(first) if std::mem::discriminant(first) != std::mem::discriminant(&row) => {
                     let what = format!("frame `{name}` is of another kind than those before it; correct it or drop it");
@@ -100,7 +107,7 @@ impl<'a> Gatherer<'a> {
                 }
                 Err(error) if self.skip_bad => {
                     tell(Found::Bad(&error));
-                    skipped += 1;
+                    self.skipped += 1;
                 }
                 Err(error) => return Err(error),
             }
@@ -111,8 +118,13 @@ impl<'a> Gatherer<'a> {
         let encoded = Encoded::new(&inputs, text, model.image(), TaskKind::Classification)?;
         let all: Vec<usize> = (0..encoded.len()).collect();
         let sha256 = fingerprint(&names, &inputs);
-        let inputs = encoded.batch(&all, model);
-        Ok(Some(Batch { names, inputs, truth, sha256, read: self.frames.read(), skipped }))
+        let (inputs, read) = (encoded.batch(&all, model), self.frames.read());
+        Ok(Some(Batch { names, inputs, truth, sha256, read, last: self.last.clone(), skipped: self.skipped }))
+    }
+
+    /// How many frames the source has given and how many of them this process has left out.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.frames.read(), self.skipped)
     }
 
     /// A frame's name, its inputs with pictures as numbers, and its label.

@@ -156,7 +156,7 @@ pub struct Book {
     pub read: usize,
     /// Frames left out because they could not be used.
     pub skipped: u64,
-    /// What the last answered frame is called.
+    /// What the last of those is called.
     pub last: Option<String>,
     /// How often each class was answered.
     pub predicted: Vec<u64>,
@@ -199,6 +199,14 @@ pub struct Line {
     pub labelled: u64,
     /// Those of them that were answered otherwise.
     pub wrong: u64,
+}
+
+/// An event, as `events.jsonl` has it.
+#[derive(Serialize)]
+struct Happened<'a> {
+    #[serde(flatten)]
+    what: &'a Event,
+    text: String,
 }
 
 /// A finished stream.
@@ -312,7 +320,7 @@ pub fn run(
         }
         None => None,
     };
-    let before = book.resets;
+    let before = (book.resets, book.skipped);
     let mut live =
         Live { stream, answers, files, book, before, pace: Pace::new(options.checkpoint), subject: &subject };
     live.tell_plan(on);
@@ -354,6 +362,9 @@ pub fn run(
     if live.book.frames == 0 {
         return Err(Error::Other("there was no frame to answer; look at the folder or file of the stream".to_owned()));
     }
+    // Bad frames behind the last batch.
+    let (read, skipped) = gatherer.counts();
+    (live.book.read, live.book.skipped) = (read, before.1 + skipped);
     live.save(folder.as_ref())?;
     let book = live.book;
     let counts = live.stream.report().counts;
@@ -415,8 +426,8 @@ struct Live<'a, 'b> {
     /// The files of batches and events.
     files: Option<[Growing; 2]>,
     book: Book,
-    /// Fresh starts before this process.
-    before: u64,
+    /// Fresh starts and frames left out before this process.
+    before: (u64, u64),
     pace: Pace,
     subject: &'a Subject,
 }
@@ -448,12 +459,12 @@ impl Live<'_, '_> {
         book.batches += 1;
         book.frames += frames;
         book.read = batch.read;
-        book.skipped += batch.skipped as u64;
-        book.last = batch.names.last().cloned();
+        book.skipped = self.before.1 + batch.skipped;
+        book.last = batch.last;
         book.labelled += wrong.len() as u64;
         book.wrong += wrong.iter().filter(|wrong| **wrong).count() as u64;
         book.milliseconds += milliseconds;
-        book.resets = self.before + report.resets;
+        book.resets = self.before.0 + report.resets;
         let chained = Sha256::new().chain_update(&book.sha256).chain_update(batch.sha256).finalize();
         book.sha256 = chained.iter().map(|byte| format!("{byte:02x}")).collect();
 
@@ -472,7 +483,7 @@ impl Live<'_, '_> {
         if let Some([batches, file]) = &mut self.files {
             batches.write(&json_line(&line)?)?;
             for event in &events {
-                file.write(&json_line(event)?)?;
+                file.write(&json_line(&Happened { what: event, text: event.to_string() })?)?;
             }
         }
         for event in &events {
@@ -491,7 +502,7 @@ impl Live<'_, '_> {
             n => format!("{n} tensors with {} numbers move", audit.numbers()),
         };
         let norms = match &audit.statistics {
-            Some(whose) => format!("{} batch norms take the statistics of {whose}", audit.batch_norms),
+            Some(whose) => format!("{} batch norms take statistics of {whose}", audit.batch_norms),
             None => "the model has no batch norms".to_owned(),
         };
         on(Told::Note(&format!("{}: {moves}; {norms}", self.stream.method().name)));

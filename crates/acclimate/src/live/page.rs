@@ -4,6 +4,8 @@ use super::folder::Folder;
 use super::{Line, Outcome};
 use crate::report::{Report, Section, Series, Tone, Verdict};
 use acclimate_core::{Error, Result};
+use acclimate_tta::Reset;
+use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -155,8 +157,12 @@ fn events(outcome: &Outcome, folder: &Folder) -> Result<Vec<String>> {
         return Ok(vec!["None: no collapse, no number that was not finite.".to_owned()]);
     }
     let file = folder.file("events.jsonl");
-    let lines = BufReader::new(File::open(&file).map_err(|e| Error::io(&file, e))?).lines().take(SHOWN);
-    let mut all = lines.collect::<std::io::Result<Vec<_>>>().map_err(|e| Error::io(&file, e))?;
+    let mut all = vec![];
+    for line in BufReader::new(File::open(&file).map_err(|e| Error::io(&file, e))?).lines().take(SHOWN) {
+        let line = line.map_err(|e| Error::io(&file, e))?;
+        let event: Value = serde_json::from_str(&line).map_err(|e| Error::format(&file, e.to_string()))?;
+        all.push(event["text"].as_str().unwrap_or(&line).to_owned());
+    }
     if count > all.len() as u64 {
         all.push(format!("… and {} more, see events.jsonl", count - all.len() as u64));
     }
@@ -212,6 +218,11 @@ fn facts(outcome: &Outcome) -> Section {
     let optional = |name: &str, value: Option<String>| value.map(|value| (name.to_owned(), value));
     let statistics = plan.statistics.as_ref().map(|name| format!("{name} {}", settings(&plan.statistics_settings)));
     let optimiser = outcome.optimiser.as_ref().map(|(name, table)| format!("{name} {}", settings(table)));
+    let reset = match plan.reset {
+        Reset::Never => "never".to_owned(),
+        Reset::Every(batches) => format!("every {batches} batches"),
+        Reset::Episodic => "before every batch".to_owned(),
+    };
     let rows = [
         optional("frames", plan.data.clone().or_else(|| path(&plan.logits))),
         optional("run", path(&plan.run)),
@@ -221,7 +232,7 @@ fn facts(outcome: &Outcome) -> Section {
         optional("optimiser", optimiser),
         optional("statistics", statistics),
         optional("reference", plan.reference.clone()),
-        optional("starts anew", Some(serde_json::to_string(&plan.reset).unwrap_or_default())),
+        optional("starts anew", Some(reset)),
         optional("frames left out", Some(book.skipped.to_string())),
         optional("model, SHA-256", Some(about.model.clone())),
         optional("patch, SHA-256", about.patch.clone()),
