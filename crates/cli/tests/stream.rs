@@ -100,7 +100,7 @@ fn zipped(file: &std::path::Path, arrays: &[(&str, Vec<u8>)]) {
 /// An array as NumPy writes it.
 fn npy(kind: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}");
-    while (10 + header.len() + 1) % 64 != 0 {
+    while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');
