@@ -270,6 +270,20 @@ fn an_interrupt_saves_what_was_answered() {
 }
 
 #[test]
+fn a_damaged_state_is_told_and_the_stream_begins_anew() {
+    let place = Place::new();
+    place.npz("frames.npz", &drawn(20), None);
+    place.good(&format!("frames.npz {TENT} --out whole"));
+    place.good(&format!("frames.npz {TENT} --out out"));
+    std::fs::remove_file(place.path("out/result.json")).unwrap();
+    let state = std::fs::read(place.path("out/state.safetensors")).unwrap();
+    std::fs::write(place.path("out/state.safetensors"), &state[..state.len() - 9]).unwrap();
+    let told = place.good(&format!("frames.npz {TENT} --out out"));
+    assert!(told.contains("the saved state is damaged; the stream begins anew"), "{told}");
+    assert_eq!(place.read("out/answers.csv"), place.read("whole/answers.csv"));
+}
+
+#[test]
 fn memory_does_not_grow_with_the_stream() {
     let place = Place::new();
     let mut peaks = vec![];

@@ -67,6 +67,11 @@ impl Folder {
         Ok(book.map(|book| (book, record.part(STREAM))))
     }
 
+    /// Whether there is a state, damaged or not.
+    pub(super) fn has_state(&self) -> bool {
+        self.path.join(STATE).exists()
+    }
+
     /// Writes book and stream as one file, whole or not at all.
     ///
     /// # Errors

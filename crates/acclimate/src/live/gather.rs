@@ -187,3 +187,47 @@ fn fingerprint(names: &[String], inputs: &data::Inputs) -> [u8; 32] {
     }
     hash.finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Plan, Subject, source};
+    use super::*;
+    use acclimate_core::{AnyTensor, Pass};
+    use acclimate_data::Assets;
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    static STOP: AtomicBool = AtomicBool::new(false);
+
+    /// A file as NumPy writes it, `[rows, width]` in f32.
+    fn npy(file: &Path, width: usize, values: &[f32]) {
+        let shape = format!("({}, {width})", values.len() / width);
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        let numbers: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        std::fs::write(file, [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &numbers].concat()).unwrap();
+    }
+
+    #[test]
+    fn saved_outputs_come_back_as_features_and_logits() {
+        let folder = tempfile::tempdir().unwrap();
+        let [logits, features] = ["logits.npy", "features.npy"].map(|name| folder.path().join(name));
+        npy(&logits, 3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+        npy(&features, 2, &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]);
+        let assets = Assets::at(folder.path(), true).unwrap();
+        let plan = Plan { logits: Some(logits), features: Some(features), ..Plan::default() };
+        let subject = Subject::open(&plan, &assets).unwrap();
+        let frames = source::frames(&plan, &subject, &assets, &STOP).unwrap();
+        let mut gatherer = Gatherer::new(frames, &subject, false).unwrap();
+        let mut told = vec![];
+        while let Some(batch) = gatherer.batch(2, &mut |_| ()).unwrap() {
+            let said = subject.model().forward(&batch.inputs, &Pass::bare()).unwrap();
+            let numbers = [said.features, said.logits.unwrap()].map(|x| AnyTensor::from(x).to_f64s());
+            told.push((batch.names, numbers.map(|x| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>())));
+        }
+        let names = |all: &[&str]| all.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let first = [vec![0.1, 0.2, 0.3, 0.4], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]];
+        let last = [vec![0.5, 0.6], vec![7.0, 8.0, 9.0]];
+        assert_eq!(told, [(names(&["1", "2"]), first), (names(&["3"]), last)]);
+    }
+}

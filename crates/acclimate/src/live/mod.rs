@@ -308,8 +308,16 @@ pub fn run(
             on(Told::Note(&format!("goes on after batch {}, {} frames", book.batches, book.frames)));
             book
         }
-        None => Book::default(),
+        None => {
+            if folder.as_ref().is_some_and(Folder::has_state) {
+                on(Told::Note("warning: the saved state is damaged; the stream begins anew"));
+            }
+            Book::default()
+        }
     };
+    if plan.logits.is_some() && plan.features.is_none() {
+        on(Told::Note("no features were given: the logits stand for them"));
+    }
     let cut = |part: usize| if options.live && part == 0 { None } else { Some(book.bytes[part]) };
     let begun = folder.as_ref().is_some_and(|folder| folder.begun);
     let answers = Answers::open(options, begun, cut(0), stdout)?;
