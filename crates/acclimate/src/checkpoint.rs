@@ -37,6 +37,35 @@ const SHARE: u32 = 50;
 /// What a checkpoint is taken to cost before one was written: the first comes after a second.
 const UNKNOWN_COST: Duration = Duration::from_millis(20);
 
+/// When checkpoints are written: every so many steps, or as often as they cost little. The clock decides when, never what.
+pub(crate) struct Pace {
+    every: Option<usize>,
+    began: Instant,
+    /// What all checkpoints and the last one took.
+    spent: Duration,
+    last: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(every: Option<usize>) -> Self {
+        Self { every, began: Instant::now(), spent: Duration::ZERO, last: UNKNOWN_COST }
+    }
+
+    /// Whether a checkpoint is to be written after so many steps.
+    pub(crate) fn is_due(&self, steps: usize) -> bool {
+        match self.every {
+            Some(every) => steps.is_multiple_of(every),
+            None => (self.spent + self.last) * SHARE <= self.began.elapsed(),
+        }
+    }
+
+    /// A checkpoint was written that was begun at this moment.
+    pub(crate) fn took(&mut self, from: Instant) {
+        self.last = from.elapsed();
+        self.spent += self.last;
+    }
+}
+
 /// What an earlier process left.
 pub(crate) struct Left {
     /// The checkpoint.
@@ -50,16 +79,12 @@ pub(crate) struct Left {
 /// Writes the checkpoints of one stage.
 pub(crate) struct Checkpoints {
     folder: PathBuf,
-    every: Option<usize>,
+    pace: Pace,
     history: File,
     /// Steps and bytes in the history.
     lines: usize,
     bytes: u64,
-    began: Instant,
     flushed: Instant,
-    /// What all checkpoints and the last one took.
-    spent: Duration,
-    last: Duration,
 }
 
 impl Checkpoints {
@@ -97,27 +122,14 @@ impl Checkpoints {
         let lines = furthest.as_ref().map_or(0, |(lines, ..)| *lines);
         steps.truncate(lines);
         history.set_len(ends[lines]).map_err(|e| Error::io(&file, e))?;
-        let now = Instant::now();
-        let checkpoints = Self {
-            folder: folder.to_owned(),
-            every,
-            history,
-            lines,
-            bytes: ends[lines],
-            began: now,
-            flushed: now,
-            spent: Duration::ZERO,
-            last: UNKNOWN_COST,
-        };
+        let (folder, flushed) = (folder.to_owned(), Instant::now());
+        let checkpoints = Self { folder, pace: Pace::new(every), history, lines, bytes: ends[lines], flushed };
         Ok((checkpoints, furthest.map(|(_, file, record)| Left { file, record, steps })))
     }
 
-    /// Whether a checkpoint is to be written after so many steps. The clock decides when, never what.
+    /// Whether a checkpoint is to be written after so many steps.
     pub(crate) fn is_due(&self, steps: usize) -> bool {
-        match self.every {
-            Some(every) => steps.is_multiple_of(every),
-            None => (self.spent + self.last) * SHARE <= self.began.elapsed(),
-        }
+        self.pace.is_due(steps)
     }
 
     /// Writes a checkpoint; with `flush` the disk holds it when this returns. `steps` are all that were made.
@@ -129,15 +141,14 @@ impl Checkpoints {
         let flush = flush || self.flushed.elapsed() >= FLUSH_EVERY;
         self.append(&steps[self.lines..], flush)?;
         record.u64(LINES, steps.len() as u64);
-        record.numbers.insert(CHECKSUM.to_owned(), checksum(&record.tensors, &record.numbers));
+        seal(&mut record);
         if flush {
             write_safetensors(&self.folder.join(FLUSHED), &record.tensors, record.numbers)?;
             self.flushed = Instant::now();
         } else {
             write_safetensors_unflushed(&self.folder.join(LATEST), &record.tensors, record.numbers)?;
         }
-        self.last = from.elapsed();
-        self.spent += self.last;
+        self.pace.took(from);
         Ok(())
     }
 
@@ -159,8 +170,13 @@ impl Checkpoints {
     }
 }
 
+/// Adds the checksum that [`read`] asks for.
+pub(crate) fn seal(record: &mut RecordWriter) {
+    record.numbers.insert(CHECKSUM.to_owned(), checksum(&record.tensors, &record.numbers));
+}
+
 /// A checkpoint, unless it is absent or torn.
-fn read(file: &Path, device: &Device) -> Result<Option<RecordReader>> {
+pub(crate) fn read(file: &Path, device: &Device) -> Result<Option<RecordReader>> {
     if !file.exists() {
         return Ok(None);
     }
@@ -275,9 +291,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoints = Checkpoints::open(folder.path(), None, &Device::flex()).unwrap().0;
         assert!(!checkpoints.is_due(1));
-        checkpoints.began = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+        checkpoints.pace.began = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
         assert!(checkpoints.is_due(1));
-        (checkpoints.spent, checkpoints.last) = (Duration::from_millis(30), Duration::from_millis(30));
+        (checkpoints.pace.spent, checkpoints.pace.last) = (Duration::from_millis(30), Duration::from_millis(30));
         assert!(!checkpoints.is_due(2));
     }
 }

@@ -4,6 +4,7 @@ use crate::recipe::TaskKind;
 use acclimate_core::{AnyTensor, Error, Inputs, Model, Result, Tokens};
 use acclimate_data::{self as data, ChatTemplate, Document, Tokenizer};
 use burn::tensor::{DType, Device};
+use std::path::Path;
 
 /// Encoded rows.
 #[derive(Clone, Debug)]
@@ -80,11 +81,9 @@ impl Encoded {
             data::Inputs::Words(rows) => tokenizer()?.words(rows)?,
             data::Inputs::Images(files) => {
                 let shape = image.ok_or_else(|| Error::Other("images need a model over images".to_owned()))?;
-                let [channels, height, width] = shape;
-                let kind = if channels == 1 { data::Channels::Gray } else { data::Channels::Rgb };
-                let mut values = Vec::with_capacity(files.len() * channels * height * width);
+                let mut values = Vec::with_capacity(files.len() * shape.iter().product::<usize>());
                 for file in files {
-                    values.extend(data::Image::read(file, kind, Some((height as u32, width as u32)))?.values);
+                    values.extend(pixels(file, shape)?);
                 }
                 return Ok(Self { rows: Rows::Images { shape, values }, truncated: 0 });
             }
@@ -221,6 +220,15 @@ impl Encoded {
             }
         }
     }
+}
+
+/// The pixels of an image file in a model's shape `[channels, height, width]`.
+///
+/// # Errors
+/// As [`data::Image::read`].
+pub(crate) fn pixels(file: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<f32>> {
+    let kind = if channels == 1 { data::Channels::Gray } else { data::Channels::Rgb };
+    Ok(data::Image::read(file, kind, Some((height as u32, width as u32)))?.values)
 }
 
 fn gather(values: &[f32], size: usize, rows: &[usize], shape: &[usize], dtype: DType, device: &Device) -> AnyTensor {

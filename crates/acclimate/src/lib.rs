@@ -11,6 +11,7 @@ mod doctor;
 pub mod encode;
 pub mod events;
 pub mod gate;
+pub mod live;
 pub mod merge;
 mod nan;
 mod page;

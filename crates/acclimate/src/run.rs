@@ -78,14 +78,7 @@ impl RunFolder {
             return refused("holds checkpoints that are not of a run");
         }
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        let lock = checkpoints.join(LOCK);
-        let made = std::fs::create_dir_all(&checkpoints)
-            .and_then(|()| File::options().create(true).truncate(false).write(true).open(&lock));
-        let held = made.map_err(|e| Error::io(&lock, e))?;
-        // Some network drives know no locks; a run there is not guarded.
-        if let Err(TryLockError::WouldBlock) = held.try_lock() {
-            return refused("another process runs there");
-        }
+        let Some(held) = hold(&checkpoints.join(LOCK))? else { return refused("another process runs there") };
         if finished() {
             return refused("holds a finished run");
         }
@@ -171,6 +164,19 @@ impl RunFolder {
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
         serde_json::from_str(&text).map(Some).map_err(|e| Error::format(&file, e.to_string()))
     }
+}
+
+/// Makes and locks a file, until the process ends or drops it; nothing where another process holds it.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub(crate) fn hold(lock: &Path) -> Result<Option<File>> {
+    let folder = lock.parent().unwrap_or(Path::new("."));
+    let made = std::fs::create_dir_all(folder)
+        .and_then(|()| File::options().create(true).truncate(false).write(true).open(lock));
+    let held = made.map_err(|e| Error::io(lock, e))?;
+    // Some network drives know no locks; a run there is not guarded.
+    Ok(if let Err(TryLockError::WouldBlock) = held.try_lock() { None } else { Some(held) })
 }
 
 /// Removes checkpoints, the lock last: while it is there they are known to be a run's.

@@ -208,6 +208,17 @@ impl clap::FromArgMatches for RecipeFlags {
     }
 }
 
+/// Settings of a method out of TOML such as `lr = 0.03, decay = 0.001`.
+///
+/// # Errors
+/// Names the flag.
+pub(crate) fn settings(flag: &str, text: &str) -> Result<Table, Error> {
+    let table: Table = format!("settings = {{ {text} }}")
+        .parse()
+        .map_err(|e: toml::de::Error| Error::Other(format!("`{flag}`: {}", e.message())))?;
+    Ok(table["settings"].as_table().cloned().unwrap_or_default())
+}
+
 /// A recipe out of a table; what is wrong with it is a mistake in the command.
 pub(crate) fn recipe(table: &Table) -> Result<Recipe, clap::Error> {
     Recipe::from_table(table).map_err(|error: Error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")))

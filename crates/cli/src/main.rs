@@ -10,6 +10,7 @@ mod methods;
 mod predict;
 mod quickstart;
 mod render;
+mod stream;
 mod tune;
 
 use acclimate_kernels::allocator::{Allocator, keep_pages};
@@ -50,6 +51,8 @@ enum Command {
     Predict(predict::Predict),
     /// Scores labelled rows or texts, with the patch of a run or a language model as it is.
     Eval(predict::Eval),
+    /// Follows a stream of unlabelled frames with a deployed classifier that adapts on the way.
+    Stream(stream::StreamCommand),
     Doctor(folders::Doctor),
     Convert(folders::Convert),
     /// Puts finished runs that differ in the method alone beside each other.
@@ -143,6 +146,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Tune(command) => command.run(),
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),
+        Command::Stream(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Convert(command) => done(command.run()),
         Command::Compare(command) => done(command.run()),

@@ -1,6 +1,6 @@
 //! `acclimate predict` and `acclimate eval`: the patch of a run at work.
 
-use crate::{Use, render, tune};
+use crate::{Use, flags, render, tune};
 use acclimate::Recipe;
 use acclimate::dataset::Opened;
 use acclimate::gate::Score;
@@ -212,10 +212,7 @@ impl Eval {
 
     /// Texts read by a model that adapts to them.
     fn stream(&self, method: &str, recipe: &Recipe) -> Result<()> {
-        let settings: toml::Table = format!("settings = {{ {} }}", self.adapt_settings)
-            .parse()
-            .map_err(|e: toml::de::Error| Error::Other(format!("`--adapt-settings`: {}", e.message())))?;
-        let settings = settings["settings"].as_table().cloned().unwrap_or_default();
+        let settings = flags::settings("--adapt-settings", &self.adapt_settings)?;
         let method = find(acclimate::tta::METHODS, method)?.build(&settings)?;
         let texts = |opened: &Opened| -> Result<Vec<String>> {
             match Inputs::read(&opened.table, &opened.columns_for(TaskKind::LanguageModelling))? {

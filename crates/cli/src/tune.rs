@@ -48,7 +48,7 @@ pub(crate) struct Tune {
 }
 
 /// Set by the first Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
+pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
 
 impl Tune {
     pub(crate) fn run(self) -> Result<ExitCode> {
@@ -75,7 +75,7 @@ fn as_json(summary: &Summary) -> Result<String> {
 }
 
 /// The first Ctrl-C asks the run to save and stop, the second ends the program.
-fn listen() -> Result<()> {
+pub(crate) fn listen() -> Result<()> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
@@ -86,7 +86,7 @@ fn listen() -> Result<()> {
 }
 
 /// The command as it was typed, quoted for a shell.
-fn command_line() -> String {
+pub(crate) fn command_line() -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%".contains(c);
     let quote = |word: String| match !word.is_empty() && word.chars().all(plain) {
         true => word,
@@ -108,7 +108,7 @@ pub(crate) struct Shown {
 }
 
 /// Between two lines where there is no terminal.
-const PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 
 impl Shown {
     pub(crate) fn new(quiet: bool) -> Self {

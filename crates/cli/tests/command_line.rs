@@ -150,6 +150,20 @@ fn tune_predict_and_evaluate() {
 }
 
 #[test]
+fn texts_are_followed_by_a_tuned_classifier() {
+    let place = Place::new();
+    place.good(&TUNE.replace("--gate.folds 2", "--gate.folds 0"));
+    let cells = place.good("stream rows.csv --run run --method tent --batch 8 --reset episodic --quiet");
+    assert_eq!(cells.lines().count(), 49, "{cells}");
+    assert!(cells.lines().skip(1).all(|line| line.contains(",yes,0.") || line.contains(",no,0.")), "{cells}");
+    place.good("stream rows.csv --run run --method tent --batch 8 --reset episodic --out followed");
+    let result: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(place.path("followed/result.json")).unwrap()).unwrap();
+    assert_eq!((&result["book"]["labelled"], &result["book"]["resets"]), (&48.into(), &5.into()));
+    place.refused("stream rows.csv --model model --method tent", 1, &["it has no head of its own", "--run"]);
+}
+
+#[test]
 fn a_run_becomes_a_plain_checkpoint() {
     let place = Place::new();
     let tune = TUNE.replace("--gate.folds 2", "--gate.folds 0");

@@ -46,7 +46,7 @@ impl Value {
     }
 
     /// The cell as a finite number, or what is wrong with it.
-    fn number(&self) -> Result<f64, String> {
+    pub(crate) fn number(&self) -> Result<f64, String> {
         let number = match self {
             Self::Null => return Err("is empty; fill it or drop the row".into()),
             Self::Number(number) => *number,
@@ -239,7 +239,7 @@ fn cut(text: Option<String>, parts: impl Fn(&str) -> Vec<&str>) -> Vec<String> {
     parts(&text).into_iter().filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
-fn row_error(file: &Path, row: usize, column: &str, what: impl Into<String>) -> Error {
+pub(crate) fn row_error(file: &Path, row: usize, column: &str, what: impl Into<String>) -> Error {
     Error::Row { file: file.to_owned(), row, column: column.to_owned(), what: what.into() }
 }
 
@@ -264,7 +264,7 @@ pub(crate) fn bytes(file: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(file: &Path, row: usize, column: &str, bytes: &[u8], encoding: Encoding) -> Result<String> {
+pub(crate) fn decode(file: &Path, row: usize, column: &str, bytes: &[u8], encoding: Encoding) -> Result<String> {
     if bytes.len() > MAX_CELL {
         return Err(row_error(file, row, column, format!("is longer than {MAX_CELL} bytes; shorten it")));
     }
@@ -280,7 +280,7 @@ fn characters(file: &Path, row: usize, column: &str, bytes: &[u8], encoding: Enc
     }
 }
 
-fn check_columns(file: &Path, columns: &[String]) -> Result<()> {
+pub(crate) fn check_columns(file: &Path, columns: &[String]) -> Result<()> {
     if columns.len() > MAX_COLUMNS {
         return Err(Error::format(file, format!("has more than {MAX_COLUMNS} columns; drop some")));
     }
@@ -393,7 +393,7 @@ fn json_lines(file: &Path, options: &ReadOptions) -> Result<Table> {
     Ok(Table { file: file.to_owned(), columns, rows })
 }
 
-fn json_value(value: serde_json::Value) -> Result<Value, String> {
+pub(crate) fn json_value(value: serde_json::Value) -> Result<Value, String> {
     use serde_json::Value as Json;
     match value {
         Json::Null => Ok(Value::Null),
@@ -503,7 +503,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn is_image(path: &Path) -> bool {
+pub(crate) fn is_image(path: &Path) -> bool {
     let kind = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     matches!(kind.as_str(), "png" | "jpg" | "jpeg")
 }

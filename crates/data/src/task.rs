@@ -405,7 +405,7 @@ fn pick<T: Clone>(rows: &[T], index: &[usize]) -> Vec<T> {
 }
 
 /// The column given, or the first of the usual names that the table has.
-fn found(table: &Table, given: &Option<String>, names: &[&str]) -> Option<String> {
+pub(crate) fn found(table: &Table, given: &Option<String>, names: &[&str]) -> Option<String> {
     let usual = || names.iter().find(|name| table.columns.iter().any(|column| column == *name));
     given.clone().or_else(|| usual().map(|name| (*name).to_owned()))
 }

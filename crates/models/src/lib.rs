@@ -12,6 +12,7 @@ mod gguf;
 mod llama;
 mod outline;
 mod resnet;
+mod saved;
 pub mod tiny;
 mod vision;
 mod vit;
@@ -29,6 +30,8 @@ pub use resnet::{Resnet, ResnetConfig, Stem};
 pub use vision::{Architecture, Network, Norm, Scaling, Walk};
 pub use vit::{Vit, VitConfig};
 pub use wide_resnet::{WideResnet, WideResnetConfig};
+pub use resnet::{Norm, Resnet, ResnetConfig};
+pub use saved::SavedOutputs;
 
 use acclimate_core::{
     AnyTensor, Checkpoint, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens,

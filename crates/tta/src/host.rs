@@ -2,12 +2,12 @@
 
 use crate::{AnyTestTime, text::before};
 use acclimate_core::{
-    Affine, AnyOptimiser, AnyState, At, Batch, Error, Inputs, Model, Normaliser, Params, Pass, Patch, RecordReader,
-    RecordWriter, Result, Role, Source, total,
+    Affine, AnyOptimiser, AnyState, AnyTensor, At, Batch, Error, Inputs, Model, Normaliser, Params, Pass, Patch,
+    RecordReader, RecordWriter, Result, Role, Source, total, wide,
 };
 use burn::tensor::Tensor;
 use serde::Serialize;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// What a run has cost. Passes are counted by the batch and by the row, as published tables do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -146,6 +146,8 @@ pub struct Host<'a> {
     own: Params,
     step: u64,
     counts: Counts,
+    /// The mean magnitude of each trained tensor's gradient in the first pass back.
+    slopes: Option<BTreeMap<String, f64>>,
 }
 
 /// The frozen model; it prints as its fingerprint.
@@ -178,6 +180,7 @@ impl<'a> Host<'a> {
             own: Params::default(),
             step: 0,
             counts: Counts::default(),
+            slopes: None,
         })
     }
 
@@ -319,6 +322,17 @@ impl<'a> Host<'a> {
         }
     }
 
+    /// The mean magnitude of each trained tensor's gradient in the first pass back, not finite where a number of it is not; nothing before
+    /// that pass.
+    pub fn slopes(&self) -> Option<&BTreeMap<String, f64>> {
+        self.slopes.as_ref()
+    }
+
+    /// The method whose statistics the batch norms take, where they take another's.
+    pub fn statistics_of(&self) -> Option<&'static str> {
+        self.statistics.as_ref().map(|statistics| statistics.method.card().name)
+    }
+
     /// How often the trained tensors have changed since the last reset.
     pub fn updates(&self) -> u64 {
         self.step
@@ -415,6 +429,10 @@ impl<'a> Host<'a> {
         self.counts.backward_rows += rows as u64;
         let mut tape = value.backward();
         let gradients = joined(&patch.params, &own).gradients(&mut tape);
+        if self.slopes.is_none() {
+            let mean = |tensor: &AnyTensor| total(vec![wide(tensor.elements().abs()).sum()]) / tensor.count() as f64;
+            self.slopes = Some(gradients.iter().map(|(name, tensor)| (name.to_owned(), mean(tensor))).collect());
+        }
         Ok((seen, Some(Gradient { loss: value.inner(), gradients })))
     }
 
@@ -568,7 +586,7 @@ impl<'a> Host<'a> {
     }
 
     /// The trained tensors: the patch's, then the method's own.
-    fn trained(&self) -> Params {
+    pub(crate) fn trained(&self) -> Params {
         joined(&self.patch.params, &self.own)
     }
 

@@ -4,6 +4,7 @@
 mod adanpc;
 mod alpha_bn;
 mod anchor;
+mod audit;
 mod augment;
 mod batch_statistics;
 mod cafa;
@@ -42,6 +43,7 @@ mod unmix_tns;
 
 pub use adanpc::AdanpcCompat;
 pub use anchor::Squares;
+pub use audit::{Audit, Moving};
 pub use cafa::Ratio;
 pub use cotta::Unsure;
 pub use domainadaptor::{DomainadaptorCompat, Gem};

@@ -1,10 +1,10 @@
 //! Runs a method over a stream of batches: when to reset, what is reported, what happens when numbers break.
 
 use crate::{
-    AnyTestTime, Counts, Host, entropy,
+    AnyTestTime, Audit, Counts, Host, entropy,
     host::{put, take},
 };
-use acclimate_core::{AnyState, AnyTensor, Error, Inputs, Need, RecordReader, RecordWriter, Result, SiteKind};
+use acclimate_core::{AnyState, AnyTensor, Card, Error, Inputs, Need, RecordReader, RecordWriter, Result, SiteKind};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, fmt};
@@ -85,7 +85,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// What a stream has seen and cost since it was made or restored.
+/// What a stream has seen and cost since it was made or restored; batches and costs are those of before, too.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// Batches predicted.
@@ -212,15 +212,29 @@ impl<'a> Stream<'a> {
         &self.report
     }
 
+    /// The card of its method.
+    pub fn method(&self) -> Card {
+        self.method.card()
+    }
+
     /// The host, with the patch as it is now.
     pub fn host(&self) -> &Host<'a> {
         &self.host
     }
 
-    /// Everything needed to go on exactly; the report is not part of it.
+    /// What the stream changes and whose statistics its batch norms take; gradients are known after the first pass back.
+    pub fn audit(&self) -> Audit {
+        Audit::of(self.method, &self.host, self.first.as_ref())
+    }
+
+    /// Everything needed to go on exactly. Of the report it holds the count of batches, by which events are numbered, and the costs.
     pub fn save(&self) -> RecordWriter {
         let mut to = RecordWriter::default();
         to.u64("since", self.since);
+        to.u64("batches", self.report.batches);
+        if let Some(watched) = &self.watch {
+            watched.save(&mut to);
+        }
         self.host.save(&mut to);
         put(&mut to, "method", self.state.save());
         to
@@ -231,9 +245,12 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// When a field is missing or the patch was another.
     pub fn restore(&mut self, mut from: RecordReader) -> Result<()> {
-        let (since, state) = (from.u64("since")?, self.method.restore(&mut take(&from, "method"))?);
+        let (since, batches) = (from.u64("since")?, from.u64("batches")?);
+        let state = self.method.restore(&mut take(&from, "method"))?;
+        let watched = self.watch.as_ref().map(|watched| Watched::restore(watched.watch, &mut from)).transpose()?;
         self.host.restore(&mut from)?;
-        (self.since, self.state) = (since, state);
+        (self.since, self.report.batches, self.state, self.watch) = (since, batches, state, watched);
+        self.report.counts = self.host.counts();
         Ok(())
     }
 
@@ -284,6 +301,21 @@ impl<'a> Stream<'a> {
 }
 
 impl Watched {
+    fn save(&self, to: &mut RecordWriter) {
+        let classes = self.last.front().map_or(0, |[adapted, _]| adapted.len());
+        let counts = self.last.iter().flatten().flatten().map(|&count| count as f64);
+        to.u64("watch_classes", classes as u64);
+        to.f64s("watch_counts", &counts.collect::<Vec<_>>());
+        to.bool("watch_told", self.told);
+    }
+
+    fn restore(watch: Watch, from: &mut RecordReader) -> Result<Self> {
+        let classes = from.u64("watch_classes")?.max(1) as usize;
+        let counts: Vec<u64> = from.f64s("watch_counts")?.into_iter().map(|count| count as u64).collect();
+        let last = counts.chunks_exact(2 * classes).map(|both| [both[..classes].to_vec(), both[classes..].to_vec()]);
+        Ok(Self { watch, last: last.collect(), told: from.bool("watch_told")? })
+    }
+
     /// Takes the predictions of one more batch; the class, its share and the deployed model's share when a collapse begins.
     fn collapse(&mut self, batch: [Vec<u64>; 2]) -> Option<(usize, f64, f64)> {
         self.last.push_back(batch);
@@ -340,6 +372,18 @@ mod tests {
         assert_eq!(watched.collapse(even()), None);
         assert_eq!(watched.collapse(one()), None);
         assert_eq!(watched.collapse(one()), Some((1, 1.0, 0.5)));
+    }
+
+    #[test]
+    fn a_watch_goes_on_where_it_was_saved() {
+        let watch = Watch { margin: 0.4, window: 3 };
+        let mut watched = Watched { watch, last: VecDeque::new(), told: false };
+        let one = || [vec![0, 10], vec![5, 5]];
+        assert_eq!((watched.collapse(one()), watched.collapse(one())), (None, None));
+        let mut to = RecordWriter::default();
+        watched.save(&mut to);
+        let mut again = Watched::restore(watch, &mut to.into()).unwrap();
+        assert_eq!(again.collapse(one()), Some((1, 1.0, 0.5)));
     }
 
     #[test]

@@ -189,17 +189,17 @@ fn logits(model: &dyn Model, data: &Prepared, rows: &[usize], pass: &Pass<'_>) -
 }
 
 /// Rows of a tensor on the host.
-fn host(tensor: Tensor<2>) -> Outputs {
+pub(crate) fn host(tensor: Tensor<2>) -> Outputs {
     let width = tensor.dims()[1];
     let values = acclimate_core::AnyTensor::from(tensor).to_f64s();
     values.chunks(width.max(1)).map(<[f64]>::to_vec).collect()
 }
 
-fn argmax(output: &[f64]) -> usize {
+pub(crate) fn argmax(output: &[f64]) -> usize {
     (0..output.len()).max_by(|&a, &b| output[a].total_cmp(&output[b]).then(b.cmp(&a))).unwrap_or(0)
 }
 
-fn softmax(output: &[f64]) -> Vec<f64> {
+pub(crate) fn softmax(output: &[f64]) -> Vec<f64> {
     let most = output.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let exps: Vec<f64> = output.iter().map(|x| (x - most).exp()).collect();
     let sum: f64 = exps.iter().sum();
