@@ -20,11 +20,11 @@ mod vocabulary;
 pub use assets::{Asset, AssetFile, AssetKind, AssetTable, Assets, Client, Made, Presence};
 pub use chat::{ChatTemplate, Message};
 pub use corruptions::{Corruption, DigitShift, Draws, corrupt, rotate};
+pub use frames::{Frame, Frames};
 pub use images::{Channels, Idx, Image, MAX_SIDE};
 pub use language::Document;
-pub use scenario::{LabelOrder, Mixture, Scenario, Shift, Step};
-pub use frames::{Frame, Frames};
 pub use npz::NpyRows;
+pub use scenario::{LabelOrder, Mixture, Scenario, Shift, Step};
 pub use source::Source;
 pub use table::{Encoding, MAX_BYTES, MAX_CELL, MAX_COLUMNS, MAX_ROWS, ReadOptions, Table, Value};
 pub use task::{

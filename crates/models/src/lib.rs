@@ -27,11 +27,10 @@ pub use gguf::gguf_config;
 pub use llama::{Llama, LlamaConfig, RopeScaling};
 pub use outline::outline;
 pub use resnet::{Resnet, ResnetConfig, Stem};
+pub use saved::SavedOutputs;
 pub use vision::{Architecture, Network, Norm, Scaling, Walk};
 pub use vit::{Vit, VitConfig};
 pub use wide_resnet::{WideResnet, WideResnetConfig};
-pub use resnet::{Norm, Resnet, ResnetConfig};
-pub use saved::SavedOutputs;
 
 use acclimate_core::{
     AnyTensor, Checkpoint, Error, Gguf, Inputs, Model, Packed, Params, Result, Seq, Site, SiteKind, Tokens,

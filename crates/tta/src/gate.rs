@@ -35,7 +35,7 @@ pub struct GateSettings {
 
 impl Default for GateSettings {
     fn default() -> Self {
-        Self { window: 200, level: 0.02, permutations: 1999, typical: 0.95, collapse: 0.25, least: 16, seed: 0 }
+        Self { window: 200, level: 0.02, permutations: 1999, typical: 0.9, collapse: 0.12, least: 16, seed: 0 }
     }
 }
 
