@@ -5,7 +5,7 @@ use crate::{INTERRUPTED, render, tune};
 use acclimate::live::{self, Book, Line, Options, Outcome, Plan, Told};
 use acclimate::models::Base;
 use acclimate::tta::Reset;
-use acclimate_core::Targets;
+use acclimate_core::{Error, Targets};
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -108,7 +108,14 @@ pub(crate) struct StreamCommand {
     /// The frames are those of this moment: a restart goes on with what comes next and keeps all answers.
     #[arg(long)]
     live: bool,
-    /// Does without the watch for a collapse, and without the pass of the deployed model that it costs for each batch.
+    /// Lets the method answer every batch, harm or not. The gate keeps the deployed model a candidate for each and takes back what harms;
+    /// it costs two or three passes for each batch, five on streams whose neighbours are alike.
+    #[arg(long)]
+    no_gate: bool,
+    /// The gate's settings as TOML, such as `window = 400, level = 0.01`.
+    #[arg(long, value_name = "SETTINGS", conflicts_with = "no_gate", default_value = "")]
+    gate_settings: String,
+    /// Does without the watch for a collapse that stands where the gate does not, and without the pass of the deployed model that it costs for each batch.
     #[arg(long)]
     no_watch: bool,
     /// JSON on stdout: the result, or the answers where they go there.
@@ -187,6 +194,9 @@ impl StreamCommand {
             let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
             if names.len() == 1 { Targets::Word(text) } else { Targets::Names(names) }
         });
+        let gate = settings("--gate-settings", &self.gate_settings)?.try_into();
+        let gate = gate.map_err(|e: toml::de::Error| Error::Other(format!("`--gate-settings`: {}", e.message())))?;
+        let gate = (!self.no_gate).then_some(gate);
         let plan = Plan {
             data: self.data,
             run: self.run,
@@ -202,6 +212,7 @@ impl StreamCommand {
             optim_settings,
             batch: self.batch,
             reset: self.reset,
+            gate,
             watch: !self.no_watch,
             statistics: self.statistics,
             statistics_settings: settings("--statistics-settings", &self.statistics_settings)?,

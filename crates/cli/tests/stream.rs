@@ -132,7 +132,7 @@ fn answers(text: &str) -> Vec<String> {
     text.lines().skip(1).map(|line| line.split_once(',').unwrap().1.to_owned()).collect()
 }
 
-const TENT: &str = "--model net --method tent --lr 1e-2 --batch 8";
+const TENT: &str = "--model net --method tent --lr 1e-2 --batch 8 --no-gate";
 
 #[test]
 fn classes_score_the_answers_and_do_not_change_them() {
@@ -291,7 +291,9 @@ fn memory_does_not_grow_with_the_stream() {
     for frames in [4_000, 100_000] {
         place.npz("frames.npz", &drawn(frames), None);
         let out = format!("out{frames}");
-        place.good(&format!("frames.npz --model net --method batch_statistics --batch 200 --no-watch --out {out}"));
+        place.good(&format!(
+            "frames.npz --model net --method batch_statistics --batch 200 --no-gate --no-watch --out {out}"
+        ));
         peaks.push(place.json(&format!("{out}/result.json"))["peak_memory_mib"].as_f64());
     }
     if let [Some(short), Some(long)] = peaks[..] {

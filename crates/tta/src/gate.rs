@@ -7,6 +7,7 @@ use crate::{
 };
 use acclimate_core::{
     AnyState, AnyTensor, Card, Error, Inputs, Need, Normaliser, Params, RecordReader, RecordWriter, Result, Rng,
+    SiteKind,
 };
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -61,8 +62,6 @@ pub struct Gated<'a> {
 
 /// Shares of the batch in the statistics of candidates.
 const SHARES: [f64; 3] = [0.5, 0.7, 1.0];
-/// The deployed model, then one for each share; the same again with neighbours' agreement behind them.
-const CANDIDATES: usize = 2 * (1 + SHARES.len());
 /// Evidence from which candidates are followed, so that there is something to choose by when it is enough.
 const SUSPICION: f64 = 2.0;
 /// Fewest rows to choose a candidate by.
@@ -92,7 +91,8 @@ struct GateState {
     features: VecDeque<f64>,
     /// Distances of the last rows from their class.
     distances: VecDeque<f64>,
-    /// Predicted classes of the last rows by each candidate.
+    /// Predicted classes of the last rows by each candidate: the deployed model, one for each share where there are batch norms, then
+    /// the same with neighbours' agreement behind them.
     candidates: Vec<VecDeque<usize>>,
     /// Predicted classes of the last rows by the method and by the model before its first step.
     adapted: [VecDeque<usize>; 2],
@@ -170,7 +170,7 @@ impl<'a> Gated<'a> {
     fn candidates(&self, batch: &Inputs, source: Seen, host: &mut Host<'_>) -> Result<Vec<Tensor<2>>> {
         let rows = batch.rows() as f64;
         let mut seen = vec![source];
-        for share in SHARES {
+        for share in shares(host) {
             let target_weight = share * rows / (rows + 1.0);
             seen.push(host.first_under(batch, &AlphaBn { target_weight, ..AlphaBn::default() })?);
         }
@@ -186,10 +186,11 @@ impl<'a> Gated<'a> {
             keep(&mut state.candidates[candidate], self.settings.window);
         }
         let followed = state.candidates.iter().map(VecDeque::len).min().unwrap_or(0);
+        let all = state.candidates.len();
         if followed < FEW {
-            return CANDIDATES / 2;
+            return all / 2;
         }
-        let able = (0..CANDIDATES).filter(|at| shifted || at % (CANDIDATES / 2) == 0);
+        let able = (0..all).filter(|at| shifted || at % (all / 2) == 0);
         let score = |at: usize| persistence(state.candidates[at].iter().rev().take(followed).copied());
         able.map(|at| (score(at), at)).max_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, at)| at)
     }
@@ -252,7 +253,7 @@ impl AnyTestTime for Gated<'_> {
             width: 0,
             features: VecDeque::new(),
             distances: VecDeque::new(),
-            candidates: vec![VecDeque::new(); CANDIDATES],
+            candidates: vec![VecDeque::new(); 2 * (1 + shares(host).len())],
             adapted: [VecDeque::new(), VecDeque::new()],
             evidence: 1.0,
             tests: 0,
@@ -313,7 +314,8 @@ impl AnyTestTime for Gated<'_> {
             known: numbers(from, "known")?,
             limit: from.f64("limit")?,
         };
-        let candidates = (0..CANDIDATES).map(|at| ring(from, &format!("candidate{at}"))).collect::<Result<Vec<_>>>()?;
+        let candidates =
+            (0..from.u64("candidates")?).map(|at| ring(from, &format!("candidate{at}"))).collect::<Result<Vec<_>>>()?;
         let good = (from.params("good")?, self.inner.restore(&mut take(from, "good"))?, from.u64("since")?);
         Ok(Box::new(GateState {
             inner: self.inner.restore(&mut take(from, "inner"))?,
@@ -381,6 +383,7 @@ impl AnyState for GateState {
         for (at, candidate) in self.candidates.iter().enumerate() {
             numbers(&format!("candidate{at}"), ring(candidate));
         }
+        to.u64("candidates", self.candidates.len() as u64);
         to.f64("limit", self.typical.limit);
         to.f64("evidence", self.evidence);
         to.u64("width", self.width as u64);
@@ -452,6 +455,12 @@ impl Typical {
         let squares = row.iter().zip(mean).zip(&self.spread).map(|((x, mean), spread)| (x - mean).powi(2) / spread);
         squares.sum::<f64>().sqrt()
     }
+}
+
+/// The shares of the batch's statistics that candidates take; none where no norm has statistics.
+fn shares(host: &Host<'_>) -> &'static [f64] {
+    let any = host.model().sites().iter().any(|site| site.kind == SiteKind::BatchNorm);
+    if any { &SHARES } else { &[] }
 }
 
 /// The class each row wins.

@@ -159,6 +159,8 @@ pub struct GateOutcome {
     pub loss: BTreeMap<String, [f64; 2]>,
     /// The largest mean loss.
     pub worst: f64,
+    /// The largest of the upper bounds.
+    pub worst_bound: f64,
     /// Its gain over all streams, as a share of that of the best single method on each.
     pub kept: f64,
 }
@@ -497,8 +499,9 @@ fn gate(name: &str, behind: &[&Contender], courses: &[CourseOutcome]) -> GateOut
         gained += interval.estimate;
         best += most.fold(0.0, f64::max);
     }
-    let worst = loss.values().map(|[loss, _]| *loss).fold(f64::NEG_INFINITY, f64::max);
-    GateOutcome { loss, worst, kept: gained / best }
+    let most = |at: usize| loss.values().map(|both: &[f64; 2]| both[at]).fold(f64::NEG_INFINITY, f64::max);
+    let (worst, worst_bound) = (most(0), most(1));
+    GateOutcome { loss, worst, worst_bound, kept: gained / best }
 }
 
 fn harm(name: &str, courses: &[CourseOutcome]) -> f64 {

@@ -13,7 +13,7 @@ use crate::tasks::{argmax, host as rows_of, softmax};
 use acclimate_core::{Error, Inputs, Need, Patch, Result, Rng, Targets, find};
 use acclimate_data::Assets;
 use acclimate_models::Base;
-use acclimate_tta::{Audit, Counts, Event, Host, Reset, Stream, Watch};
+use acclimate_tta::{AnyTestTime, Audit, Counts, Event, GateSettings, Gated, Host, Reset, Stream, Watch};
 use answers::Answers;
 use burn::tensor::Tensor;
 use folder::{Folder, Growing};
@@ -64,7 +64,9 @@ pub struct Plan {
     pub batch: usize,
     /// When adaptation starts anew.
     pub reset: Reset,
-    /// Whether predictions are watched for a collapse.
+    /// The gate, where there is one: the deployed model stays a candidate for every batch.
+    pub gate: Option<GateSettings>,
+    /// Whether predictions are watched for a collapse where there is no gate.
     pub watch: bool,
     /// A method whose statistics the batch norms take.
     pub statistics: Option<String>,
@@ -99,6 +101,7 @@ impl Default for Plan {
             optim_settings: toml::Table::new(),
             batch: 64,
             reset: Reset::Never,
+            gate: Some(GateSettings::default()),
             watch: true,
             statistics: None,
             statistics_settings: toml::Table::new(),
@@ -286,8 +289,10 @@ pub fn run(
     if let Some(statistics) = &statistics {
         host = host.statistics(statistics.as_ref())?;
     }
-    let mut stream = Stream::new(method.as_ref(), host, plan.reset)?;
-    if plan.watch {
+    let gated = plan.gate.as_ref().map(|settings| Gated::new(method.as_ref(), settings.clone())).transpose()?;
+    let outer = gated.as_ref().map_or(method.as_ref(), |gated| gated as &dyn AnyTestTime);
+    let mut stream = Stream::new(outer, host, plan.reset)?;
+    if plan.watch && gated.is_none() {
         stream = stream.watch(Watch::default());
     }
     let about = About {
