@@ -8,10 +8,12 @@ mod core;
 mod domainadaptor;
 mod dynamic_evaluation;
 mod host;
+mod iabn;
 mod lame;
 mod loss;
 mod memory;
 mod method;
+mod note;
 mod robust_bn;
 mod statistics;
 mod stream;
@@ -33,5 +35,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, lame::Lame, robust_bn::RobustBn, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
+    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, core::Core, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, iabn::Iabn, lame::Lame, note::Note, robust_bn::RobustBn, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
 }
