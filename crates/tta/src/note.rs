@@ -156,7 +156,8 @@ impl TestTime for Note {
             let moving = Moving { method: self, kept: Kept::new(&state.averages) };
             host.learn(|taped| {
                 let seen = taped.forward_under(&memory, &moving)?;
-                let loss = Loss::mean(entropy(seen.logits.clone() / self.temperature));
+                // A product: the gradient of a quotient by a number has that number's reciprocal in single precision.
+                let loss = Loss::mean(entropy(seen.logits.clone() * (1.0 / self.temperature)));
                 Ok((seen, Some(loss)))
             })?;
             state.averages = moving.kept.into_params();
