@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 /// one and its $k$ nearest entries, at cosines $s_1 \ge \dots \ge s_k$ with classes $\ell_j$,
 /// $$w = \operatorname{softmax}(s/\tau), \qquad \text{vote}_c = \sum_j w_j\,[\ell_j = c], \qquad
 ///   p_c = \min(\text{vote}_c + 10^{-5},\ 1).$$
-/// A row whose largest vote is at least `threshold` joins the memory under its class, after the whole batch is classified. The answer is
-/// given as $\log p$. No gradients; the network does not change. It remembers a feature and a class for each entry.
+/// With `ball` $= \epsilon$, where every row of a batch has an entry nearer than $\epsilon$, all entries with $s_j \ge \epsilon$ vote in
+/// place of the nearest $k$. A row whose largest vote is at least `threshold` joins the memory under its class, after the whole batch is
+/// classified. The answer is given as $\log p$. No gradients; the network does not change. It remembers a feature and a class for each
+/// entry.
 ///
 /// # When to use
 /// Series of domains that drift step by step, such as slow rotation, from a model whose weights cannot be touched. Ten neighbours served
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// # Differences
 /// The authors admit a row by the largest entry of $\operatorname{softmax}(p)$, a second softmax, which lies between $1/K$ and
 /// $e/(e + K - 1)$: `compat = "double_softmax"` does that. Their script keeps one random entry of class 0 in the memory; here there is
-/// none. `self_share` is not theirs. Their vote among all entries within a ball, and their variant that trains a norm, are left out.
+/// none. `self_share` is not theirs. Their variant that trains a norm is left out.
 ///
 /// # Example
 /// ```
@@ -46,7 +48,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[method(name = "adanpc", title = "AdaNPC", catalogue = [4], paper = "arxiv:2304.12566", year = 2023)]
 #[method(promises(order_invariant), case = "", case = "neighbours = 5\nthreshold = 0.6\nself_share = 0.2")]
-#[method(case = "compat = \"double_softmax\"\nthreshold = 0.45")]
+#[method(case = "compat = \"double_softmax\"\nthreshold = 0.45\nball = 0.9")]
 pub struct Adanpc {
     /// Entries that vote, $k$.
     #[method(min = 1)]
@@ -60,13 +62,23 @@ pub struct Adanpc {
     /// Largest share of the memory that may be rows of the stream; the oldest of them are forgotten. 1 is no bound.
     #[method(min = 0, max = 1)]
     pub self_share: f64,
+    /// The cosine of entries that vote, however many they are, $\epsilon$; nothing asks the nearest.
+    #[method(min = -1, max = 1)]
+    pub ball: Option<f64>,
     /// What the threshold is held against.
     pub compat: AdanpcCompat,
 }
 
 impl Default for Adanpc {
     fn default() -> Self {
-        Self { neighbours: 10, temperature: 0.1, threshold: 0.0, self_share: 1.0, compat: AdanpcCompat::None }
+        Self {
+            neighbours: 10,
+            temperature: 0.1,
+            threshold: 0.0,
+            self_share: 1.0,
+            ball: None,
+            compat: AdanpcCompat::None,
+        }
     }
 }
 
@@ -122,7 +134,7 @@ impl Adanpc {
             )));
         }
         let (mut answers, mut admitted) = (Vec::with_capacity(rows * classes), vec![]);
-        for (row, near) in memory.nearest(&seen.features, self.neighbours)?.into_iter().enumerate() {
+        for (row, near) in self.voters(seen, memory)?.into_iter().enumerate() {
             let votes = self.votes(&near, &known, classes);
             let p: Vec<f64> = votes.iter().map(|vote| (vote + 1e-5).clamp(0.0, 1.0)).collect();
             // The first of equals.
@@ -142,6 +154,18 @@ impl Adanpc {
         }
         let (dtype, device) = (seen.logits.dtype(), seen.logits.device());
         Ok(AnyTensor::from_f64s(answers, &[rows, classes], dtype, &device).get().expect("made with two axes"))
+    }
+
+    /// The entries that vote on each row, the nearest first.
+    fn voters(&self, seen: &Seen, memory: &FeatureMemory) -> Result<Vec<Vec<(usize, f64)>>> {
+        if let Some(ball) = self.ball {
+            let mut all = memory.nearest(&seen.features, memory.len())?;
+            if all.iter().all(|near| near.first().is_some_and(|(_, cosine)| *cosine > ball)) {
+                all.iter_mut().for_each(|near| near.retain(|(_, cosine)| *cosine >= ball));
+                return Ok(all);
+            }
+        }
+        memory.nearest(&seen.features, self.neighbours)
     }
 
     /// How much of the vote each class gets from the entries near a row.

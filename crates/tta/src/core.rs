@@ -100,10 +100,11 @@ impl Core {
     /// How much the classes of a batch's predictions are correlated, $L$: one number of logits `[rows, classes]`.
     pub fn correlation(&self, logits: Tensor<2>) -> Tensor<1> {
         let classes = logits.dims()[1];
-        let p = activation::softmax(logits / self.temperature, 1);
+        // Products by reciprocals: the gradient of a quotient by a number has that number's reciprocal in single precision.
+        let p = activation::softmax(logits * (1.0 / self.temperature), 1);
         let together = p.clone().transpose().matmul(p);
         let shares = together.clone() / (together.sum_dim(1) + self.eps);
         let same = Tensor::<2>::eye(classes, &shares.device()).cast(shares.dtype());
-        (shares * (same.ones_like() - same)).sum() / classes as f64
+        (shares * (same.ones_like() - same)).sum() * (1.0 / classes as f64)
     }
 }

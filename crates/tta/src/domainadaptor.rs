@@ -1,4 +1,7 @@
-use crate::{Host, Loss, TestTime, entropy, statistics::off_tape};
+use crate::{
+    Host, Loss, TestTime, entropy,
+    statistics::{off_tape, unbiased},
+};
 use acclimate_core::{BatchNorm, Inputs, Method, Moments, Normaliser, Params, Record, Result};
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
@@ -234,14 +237,6 @@ impl Normaliser for Transformed {
 fn changed(mut norm: BatchNorm<'_>, scale: Tensor<1>, shift: Tensor<1>) -> BatchNorm<'_> {
     (norm.scale, norm.shift) = (norm.scale + scale, norm.shift + shift);
     norm
-}
-
-/// The batch's moments, the variance divided by one less than the count.
-fn unbiased(norm: &BatchNorm<'_>) -> Result<Moments> {
-    let [batch, _, height, width] = norm.x.dims();
-    let n = (batch * height * width) as f64;
-    let Moments { mean, variance } = norm.own()?;
-    Ok(Moments { mean, variance: variance * (n / (n - 1.0)) })
 }
 
 /// The weight of the stored moments, by how near the inputs are to them and to those of the batch: one number.

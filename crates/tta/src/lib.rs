@@ -20,10 +20,12 @@ mod gala;
 mod gate;
 mod gaussians;
 mod host;
+mod iabn;
 mod lame;
 mod loss;
 mod memory;
 mod method;
+mod note;
 mod ostta;
 mod prototypes;
 mod recap;
@@ -63,5 +65,5 @@ pub use text::{losses, scored, segments};
 
 acclimate_core::methods! {
     /// All test-time methods.
-    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, cafa::Cafa, core::Core, cotta::Cotta, deyo::Deyo, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, lame::Lame, ostta::Ostta, recap::Recap, rmt::Rmt, robust_bn::RobustBn, roid::Roid, sar::Sar, self_learning::SelfLearning, shot::Shot, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
+    pub static METHODS: dyn AnyTestTime = [adanpc::Adanpc, alpha_bn::AlphaBn, batch_statistics::BatchStatistics, cafa::Cafa, core::Core, cotta::Cotta, deyo::Deyo, domainadaptor::Domainadaptor, dynamic_evaluation::DynamicEvaluation, eata::Eata, gala::Gala, iabn::Iabn, lame::Lame, note::Note, ostta::Ostta, recap::Recap, rmt::Rmt, robust_bn::RobustBn, roid::Roid, sar::Sar, self_learning::SelfLearning, shot::Shot, t3a::T3a, tent::Tent, unmix_tns::UnmixTns];
 }

@@ -1,8 +1,8 @@
 use crate::{
     Host, TestTime,
-    statistics::{Kept, mixed, name, predicted, stored},
+    statistics::{Kept, averages, mixed, predicted},
 };
-use acclimate_core::{BatchNorm, Inputs, Method, Moments, Normaliser, Params, Record, Result};
+use acclimate_core::{BatchNorm, Inputs, Method, Normaliser, Params, Record, Result};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -71,19 +71,11 @@ pub struct RobustBnState {
     pub averages: Params,
 }
 
-const MEAN: &str = "mean";
-const VARIANCE: &str = "variance";
-
 impl TestTime for RobustBn {
     type State = RobustBnState;
 
     fn prepare(&self, host: &mut Host<'_>) -> Result<RobustBnState> {
-        let mut averages = Params::default();
-        for (site, moments) in stored(host)? {
-            averages.insert(name(site, MEAN), moments.mean);
-            averages.insert(name(site, VARIANCE), moments.variance);
-        }
-        Ok(RobustBnState { averages })
+        Ok(RobustBnState { averages: averages(host)? })
     }
 
     fn step(&self, batch: &Inputs, state: &mut RobustBnState, host: &mut Host<'_>) -> Result<Tensor<2>> {
@@ -106,10 +98,8 @@ struct Running {
 
 impl Normaliser for Running {
     fn normalise(&self, norm: BatchNorm<'_>) -> Result<Tensor<4>> {
-        let before = Moments { mean: self.kept.get(norm.site, MEAN)?, variance: self.kept.get(norm.site, VARIANCE)? };
-        let now = mixed(&before, &norm.own()?, self.momentum);
-        self.kept.put(norm.site, MEAN, &now.mean);
-        self.kept.put(norm.site, VARIANCE, &now.variance);
+        let now = mixed(&self.kept.moments(norm.site)?, &norm.own()?, self.momentum);
+        self.kept.put_moments(norm.site, &now);
         Ok(norm.by(now))
     }
 }

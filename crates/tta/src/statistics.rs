@@ -1,7 +1,7 @@
 //! What methods share whose business is the statistics of batch norms.
 
 use crate::{Host, TestTime};
-use acclimate_core::{AnyTensor, Error, Inputs, Moments, Params, Result, Site, SiteKind};
+use acclimate_core::{AnyTensor, BatchNorm, Error, Inputs, Moments, Params, Result, Site, SiteKind};
 use burn::tensor::Tensor;
 use std::sync::Mutex;
 
@@ -16,6 +16,14 @@ pub(crate) fn mixed(first: &Moments, second: &Moments, share: f64) -> Moments {
     Moments { mean: mix(&first.mean, &second.mean), variance: mix(&first.variance, &second.variance) }
 }
 
+/// The batch's moments, the variance divided by one less than the count.
+pub(crate) fn unbiased(norm: &BatchNorm<'_>) -> Result<Moments> {
+    let [batch, _, height, width] = norm.x.dims();
+    let n = (batch * height * width) as f64;
+    let Moments { mean, variance } = norm.own()?;
+    Ok(Moments { mean, variance: variance * (n / (n - 1.0)) })
+}
+
 /// The batch norms of the model and the moments stored with it.
 pub(crate) fn stored<'a>(host: &Host<'a>) -> Result<Vec<(&'a Site, Moments)>> {
     let model = host.model();
@@ -24,6 +32,16 @@ pub(crate) fn stored<'a>(host: &Host<'a>) -> Result<Vec<(&'a Site, Moments)>> {
     norms
         .map(|site| Ok((site, Moments { mean: moment(site, "running_mean")?, variance: moment(site, "running_var")? })))
         .collect()
+}
+
+/// Averages that begin at the stored moments: `site.mean` and `site.variance` of every batch norm, `[channels]`.
+pub(crate) fn averages(host: &Host<'_>) -> Result<Params> {
+    let mut averages = Params::default();
+    for (site, moments) in stored(host)? {
+        averages.insert(name(site, MEAN), moments.mean);
+        averages.insert(name(site, VARIANCE), moments.variance);
+    }
+    Ok(averages)
 }
 
 /// The step of a method that brings statistics and does nothing else.
@@ -60,6 +78,17 @@ impl Kept {
         self.0.lock().expect(HELD).insert(name(site, part), AnyTensor::from(off_tape(tensor)));
     }
 
+    /// The averages of a norm, see [`averages`].
+    pub(crate) fn moments(&self, site: &Site) -> Result<Moments> {
+        Ok(Moments { mean: self.get(site, MEAN)?, variance: self.get(site, VARIANCE)? })
+    }
+
+    /// Remembers them, off the gradient tape.
+    pub(crate) fn put_moments(&self, site: &Site, moments: &Moments) {
+        self.put(site, MEAN, &moments.mean);
+        self.put(site, VARIANCE, &moments.variance);
+    }
+
     pub(crate) fn into_params(self) -> Params {
         self.0.into_inner().expect(HELD)
     }
@@ -69,5 +98,8 @@ impl Kept {
 pub(crate) fn name(site: &Site, part: &str) -> String {
     format!("{}.{part}", site.name)
 }
+
+const MEAN: &str = "mean";
+const VARIANCE: &str = "variance";
 
 const HELD: &str = "nothing panics while what norms remember is held";

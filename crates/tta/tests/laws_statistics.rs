@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 use acclimate_core::{
-    AnyTensor, BatchNorm, Inputs, Moments, Normaliser, Params, Patch, Recording, Result, Rng, Source,
+    AnyTensor, BatchNorm, Inputs, Model, Moments, Normaliser, Params, Patch, Recording, Result, Rng, Source,
 };
 use acclimate_models::{Resnet, tiny};
 use acclimate_optim::{Adamw, Sgd};
 use acclimate_tta::{
     Adanpc, AdanpcCompat, Affinity, AlphaBn, AnyTestTime, BatchStatistics, Core, Domainadaptor, FeatureMemory, Gem,
-    Host, Lame, Reset, RobustBn, Seen, Stream, T3a, Tent, TestTime, UnmixTns,
+    Host, Iabn, Lame, Note, Reset, RobustBn, Seen, Stream, T3a, Tent, TestTime, UnmixTns,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData, activation};
 use std::collections::BTreeMap;
@@ -89,7 +89,6 @@ fn recorded(model: &Resnet, batches: &[Inputs]) -> Params {
 
 /// The model with other stored moments.
 fn storing(model: &Resnet, moments: &Params) -> Resnet {
-    use acclimate_core::Model;
     let weights = model.weights().map(|name, tensor| moments.any(name).unwrap_or(tensor).clone());
     Resnet::from_weights(tiny::resnet_config(acclimate_models::Norm::Batch), weights).unwrap()
 }
@@ -184,6 +183,18 @@ fn lame_ignores_what_softmax_ignores() {
     let (a, b) = (lame.answer(&seen(&logits, &features)), lame.answer(&seen(&moved, &features)));
     near("a constant on a row", &rows(&a), &rows(&b));
     assert!(probabilities(&a).iter().all(|row| (row.iter().sum::<f64>() - 1.0).abs() < ROUNDING));
+}
+
+#[test]
+fn lame_corrects_what_is_said_under_the_hosts_statistics() {
+    let (model, batch) = (tiny::resnet(0, DType::F64), tiny::images(1, 8, DType::F64));
+    let (lame, mixed) = (Lame::default(), AlphaBn::default());
+    let host = || Host::new(&model, Patch::new()).unwrap().statistics(&mixed).unwrap();
+    let expected = rows(&lame.answer(&host().forward(&batch).unwrap()));
+    let mut stream = Stream::new(&lame, host(), Reset::Never).unwrap();
+    assert_eq!(rows(&stream.step(&batch).unwrap()), expected);
+    let mut stream = Stream::new(&lame, Host::new(&model, Patch::new()).unwrap(), Reset::Never).unwrap();
+    assert_ne!(rows(&stream.step(&batch).unwrap()), expected);
 }
 
 // α-BN.
@@ -330,7 +341,6 @@ fn the_first_components_have_the_stored_moments() {
     let model = tiny::resnet(0, DType::F64);
     let (mut host, components) = (Host::new(&model, Patch::new()).unwrap(), 20_000);
     let state = UnmixTns { components, ..UnmixTns::default() }.prepare(&mut host).unwrap();
-    use acclimate_core::Model;
     let stored = |field: &str| model.weights().any(&format!("stem.norm.{field}")).unwrap().to_f64s();
     let of = |part: &str| rows(&state.components.get::<2>(&format!("stem.norm.{part}")).unwrap());
     let (means, variances) = (of("means"), of("variances"));
@@ -378,6 +388,73 @@ fn robust_bn_lies_between_the_deployed_model_and_batch_statistics() {
     let mut stream = Stream::new(&method, Host::new(&model, Patch::new()).unwrap(), Reset::Never).unwrap();
     let last = stream.run(std::iter::repeat_n(&batch, 60)).unwrap().pop().unwrap();
     near("the same batch for long", &rows(&last), &under(&model, &BatchStatistics {}, &batch));
+}
+
+// Instance-aware norms, and NOTE.
+
+/// Every row by its own moments, the variance divided by one less than the pixels.
+struct ByUnbiasedRows;
+
+impl Normaliser for ByUnbiasedRows {
+    fn normalise(&self, norm: BatchNorm<'_>) -> Result<Tensor<4>> {
+        let ([_, _, height, width], [mean, variance]) = (norm.x.dims(), norm.rows());
+        let n = (height * width) as f64;
+        Ok(norm.by_rows([mean, variance * (n / (n - 1.0))]))
+    }
+}
+
+#[test]
+fn iabn_lies_between_each_input_and_the_deployed_model() {
+    let (model, batch) = (tiny::resnet(0, DType::F64), tiny::images(1, 6, DType::F64));
+    let at = |deviations| under(&model, &Iabn { deviations }, &batch);
+    near("no allowance", &at(0.0), &by(&model, &ByUnbiasedRows, &batch));
+    near("every allowance", &at(1e9), &by(&model, &Source, &batch));
+    let one = Inputs::Images(images(&batch).narrow(0, 4, 1));
+    near("a row alone", &under(&model, &Iabn { deviations: 1.0 }, &one), &at(1.0)[4..5]);
+}
+
+#[test]
+fn note_keeps_every_row_of_the_smaller_classes() {
+    let (model, sgd) = (tiny::resnet(0, DType::F64), Sgd { lr: 1e-3, momentum: 0.0, nesterov: false });
+    let method = Note { capacity: 9, update_every: 1_000_000, ..Note::default() };
+    let mut host = Host::new(&model, patch(&model)).unwrap().optimiser(&sgd).unwrap();
+    let mut state = method.prepare(&mut host).unwrap();
+    for seed in 0..25 {
+        let batch = tiny::images(seed, 4, DType::F64);
+        let answer = rows(&method.step(&batch, &mut state, &mut host).unwrap());
+        near("before it learns", &answer, &under(&model, &Iabn::default(), &batch));
+        let size = |class: usize| state.classes.iter().filter(|of| **of == class as f64).count();
+        let most = (0..3).map(size).max().unwrap();
+        for class in 0..3 {
+            let all = size(class) as f64 == state.counts[class];
+            assert!(all || size(class) + 1 >= most, "{:?} of {:?}", state.classes, state.counts);
+        }
+    }
+    assert_eq!((state.classes.len(), state.seen), (9, 100));
+    assert!(state.counts.iter().filter(|count| **count > 9.0).count() > 1, "one class alone: {:?}", state.counts);
+}
+
+#[test]
+fn note_refuses_images_of_another_size() {
+    let (model, sgd) = (tiny::resnet(0, DType::F64), Sgd { lr: 1e-3, momentum: 0.0, nesterov: false });
+    let method = Note::default();
+    let host = Host::new(&model, patch(&model)).unwrap().optimiser(&sgd).unwrap();
+    let mut stream = Stream::new(&method, host, Reset::Never).unwrap();
+    stream.step(&tiny::images(1, 4, DType::F64)).unwrap();
+    let larger = Inputs::Images(Tensor::ones([2, 1, 10, 10], (&Device::flex(), DType::F64)));
+    let refused = stream.step(&larger).unwrap_err().to_string();
+    assert!(refused.contains("[1, 8, 8]"), "{refused}");
+}
+
+#[test]
+fn maps_of_one_pixel_have_no_deviation_of_their_own() {
+    let model = tiny::resnet(0, DType::F64);
+    let pixels = Inputs::Images(images(&tiny::images(1, 6, DType::F64)).narrow(2, 0, 1).narrow(3, 0, 1));
+    near("stored moments", &under(&model, &Iabn::default(), &pixels), &by(&model, &Source, &pixels));
+    let methods: [&dyn AnyTestTime; 2] = [&Domainadaptor::default(), &UnmixTns::default()];
+    for method in methods {
+        assert!(under(&model, method, &pixels).iter().flatten().all(|x| x.is_finite()), "{method:?}");
+    }
 }
 
 // AdaNPC.
