@@ -222,9 +222,12 @@ fn side(words: &[&str], reports: &Reports, figures: &mut BTreeMap<String, Vec<f6
 fn lookup(path: &str, reports: &Reports) -> Result<Vec<f64>> {
     let (run, inside) = path.split_once('.').with_context(|| format!("`{path}` is neither a number nor `run.path`"))?;
     let list = reports.get(run).with_context(|| format!("`{path}`: no run is called `{run}`"))?;
-    let pointer = format!("/{}", inside.replace('.', "/"));
-    let found = |report: &Value, pointer: &str| report.pointer(pointer).and_then(Value::as_f64);
-    let number = |report: &Value| found(report, &pointer).or_else(|| found(report, &pointer.replace('_', " ")));
+    let step = |value: &Value, name: &str| match value {
+        Value::Array(list) => list.get(name.parse::<usize>().ok()?).cloned(),
+        other => other.get(name).or_else(|| other.get(name.replace('_', " "))).cloned(),
+    };
+    let number =
+        |report: &Value| inside.split('.').try_fold(report.clone(), |value, name| step(&value, name))?.as_f64();
     list.iter().map(|report| number(report).with_context(|| format!("`{path}` is no number in the report"))).collect()
 }
 
@@ -264,6 +267,8 @@ mod tests {
     fn a_name_with_a_blank_is_found() {
         let reports = Reports::from([("a".into(), vec![json!({"test_of": 1, "log loss": 3})])]);
         assert_eq!(compare("a.log_loss > a.test_of", &reports).unwrap().left, 3.0);
+        let reports = Reports::from([("a".into(), vec![json!({"log loss": {"at_most": [2]}})])]);
+        assert_eq!(compare("a.log_loss.at_most.0 > 1", &reports).unwrap().left, 2.0);
     }
 
     #[test]

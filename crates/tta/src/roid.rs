@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 /// With $p_i$ the prediction of row $i$ and $\bar m$ their running mean, at first even, let $d_i = 1 - \cos(p_i, \bar m)$ and
 /// $c_i = -H(p_i)$, both moved and scaled to reach from 0 to 1 over the batch. Rows with $d_i$ below its mean are left out; the others weigh
 /// $w_i = \exp(d_i c_i / T)$ (`temperature`), without gradient. With $q = \min(p, 0.99)$ one step of the optimiser on
-/// $$L = \frac1B \sum_{i \in S} w_i \Bigl( -\sum_k q_{ik} \log\bigl(\tfrac{q_{ik}}{1 - q_{ik}} + 10^{-5}\bigr)
-///   + \lambda\, \mathrm{SCE}(f(x'_i), f(x_i)) \Bigr),$$
+/// $$L = \frac1B \sum_{i \in S} w_i \Bigl( -\sum_k q_{ik} \log\bigl(\tfrac{q_{ik}}{1 - q_{ik}} + 10^{-5}\bigr) +
+///   \lambda\, \mathrm{SCE}(f(x'_i), f(x_i)) \Bigr),$$
 /// with SCE the symmetric cross-entropy of `rmt`, through both sides of which gradients flow, and $x'$ a view of the kept rows as in `cotta`
 /// ($\lambda$: `consistency`). Then $\bar m \leftarrow 0.9\,\bar m + 0.1\,\bar p$, and the trained tensors go a little back to their start,
 /// $\theta \leftarrow a\,\theta + (1 - a)\,\theta^0$ (`momentum`).

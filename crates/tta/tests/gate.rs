@@ -96,7 +96,7 @@ fn a_stream_behind_the_gate_goes_on_exactly_where_it_was_saved() {
     let gated = Gated::new(&tent, SETTINGS()).unwrap();
     let host = || Host::new(&model, patch(&model)).unwrap().reference(&reference).optimiser(&adam).unwrap();
     let batch = |at: u64| match images(&(0..20).map(|row| (row / (1 + at as usize % 7)) % 3).collect::<Vec<_>>(), at) {
-        Inputs::Images(x) if at % 2 == 0 => Inputs::Images(x * 3.0 + 2.0),
+        Inputs::Images(x) if at.is_multiple_of(2) => Inputs::Images(x * 3.0 + 2.0),
         other => other,
     };
     let (mut whole, mut early) =
