@@ -539,10 +539,11 @@ impl Outcome {
             subtitle: format!("{} streams, {seeds} seeds each", self.courses.len()),
             verdict: Verdict {
                 chosen: gate.map_or_else(|| names.join(", "), |(name, _)| name.clone()),
-                gain: None,
+                gain: gate.map(|(_, gate)| -mean(&gate.loss.values().map(|[loss, _]| *loss).collect::<Vec<_>>())),
                 interval: None,
                 sentence,
-                tone: Tone::Neutral,
+                tone: gate
+                    .map_or(Tone::Neutral, |(_, gate)| if gate.worst_bound <= 1.0 { Tone::Good } else { Tone::Bad }),
             },
             sections: std::iter::once(self.accuracies(&names))
                 .chain(self.courses.iter().map(errors))
@@ -553,23 +554,21 @@ impl Outcome {
 
     fn accuracies(&self, names: &[&str]) -> Section {
         let cell = |ran: &Ran| {
-            let half = 100.0 * (ran.accuracy.high - ran.accuracy.low) / 2.0;
-            let spread = if half.is_finite() { format!(" ± {half:.1}") } else { String::new() };
-            if ran.seeds.is_empty() { "–".to_owned() } else { format!("{:.1}{spread}", 100.0 * ran.accuracy.value) }
+            if ran.seeds.is_empty() { "–".to_owned() } else { format!("{:.1}", 100.0 * ran.accuracy.value) }
         };
-        let row = |course: &CourseOutcome| {
-            std::iter::once(course.name.clone()).chain(course.entrants.iter().map(cell)).collect()
+        let row = |(at, name): (usize, &&str)| {
+            let cells = self.courses.iter().map(|course| cell(&course.entrants[at]));
+            let harm = self.harm.get(*name).map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
+            std::iter::once((*name).to_owned()).chain(cells).chain([harm]).collect()
         };
-        let mut rows: Vec<Vec<String>> = self.courses.iter().map(row).collect();
-        let harm =
-            |name: &&str| self.harm.get(*name).map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
-        rows.push(std::iter::once("streams with harm".to_owned()).chain(names.iter().map(harm)).collect());
+        let streams = self.courses.iter().map(|course| course.name.as_str());
         Section::Table {
             title: "Accuracy on the way, %".to_owned(),
-            note: "Means over domains and seeds with 95 % intervals; a dash is a method that cannot work there."
+            note: "Means over domains and seeds; 95 % intervals are among the numbers. Harm is the share of streams, draw by draw, on \
+                   which a method is below the deployed model (`source`); a dash is a method that cannot work there."
                 .to_owned(),
-            header: std::iter::once("stream").chain(names.iter().copied()).map(str::to_owned).collect(),
-            rows,
+            header: std::iter::once("method").chain(streams).chain(["harm"]).map(str::to_owned).collect(),
+            rows: names.iter().enumerate().map(row).collect(),
         }
     }
 

@@ -10,6 +10,7 @@ pub(super) fn verdict(v: &Verdict) -> String {
     let gain = v.gain.filter(|g| g.is_finite());
     let (class, word) = match (v.tone, gain, v.interval) {
         (Tone::Good, ..) => ("good", "Win"),
+        (Tone::Bad, None, _) => ("bad", "Warning"),
         (Tone::Bad, ..) => ("bad", "Loss"),
         (Tone::Neutral, None, _) => ("neutral", "No comparison"),
         (Tone::Neutral, Some(_), None) => ("neutral", "Not proven"),
