@@ -20,9 +20,13 @@ const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 /// Keys under which training scripts keep the state dict.
 const INNER: [&str; 4] = ["state_dict", "model_state_dict", "model_state", "model"];
 
+/// How files of the older form begin: a pickle of torch's number. Two bytes of it are not enough, as they are those of a safetensors file
+/// with a header of 640 bytes.
+const OLDER: [u8; 8] = [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46];
+
 /// Whether a file that begins so is torch's.
 pub(crate) fn is_torch(start: &[u8]) -> bool {
-    is_archive(start) || start.first_chunk() == Some(&[0x80, 2])
+    is_archive(start) || start.starts_with(&OLDER)
 }
 
 fn is_archive(start: &[u8]) -> bool {
