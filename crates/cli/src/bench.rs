@@ -7,7 +7,8 @@ use acclimate_data::Assets;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
 Examples:
@@ -53,6 +54,32 @@ pub(crate) struct Optim {
     /// Fetch nothing.
     #[arg(long)]
     offline: bool,
+}
+
+/// How every comparison ends: a page, the numbers, and one of them told.
+struct Written<'a> {
+    out: &'a Path,
+    json: bool,
+    numbers: Value,
+}
+
+impl Written<'_> {
+    fn end(
+        self,
+        page: impl FnOnce(&Path) -> acclimate_core::Result<()>,
+        described: impl FnOnce() -> String,
+    ) -> Result<()> {
+        std::fs::create_dir_all(self.out).map_err(|e| Error::io(self.out, e))?;
+        let (report, numbers) = (self.out.join("report.html"), self.out.join("result.json"));
+        page(&report)?;
+        let json = render::json(&self.numbers)?;
+        acclimate_core::write_whole(&numbers, json.as_bytes())?;
+        if self.json {
+            return render::print(&json);
+        }
+        let files = [("report", report.display().to_string()), ("numbers", numbers.display().to_string())];
+        render::print(&format!("{}{}", described(), render::facts(&files)))
+    }
 }
 
 impl Bench {
@@ -127,16 +154,8 @@ impl Tta {
             }
         })?;
         bar.finish_and_clear();
-        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
-        let (page, numbers) = (self.out.join("report.html"), self.out.join("result.json"));
-        outcome.write_page(&page)?;
-        let json = render::json(&serde_json::to_value(&outcome)?)?;
-        acclimate_core::write_whole(&numbers, json.as_bytes())?;
-        if self.json {
-            return render::print(&json);
-        }
-        let files = [("report", page.display().to_string()), ("numbers", numbers.display().to_string())];
-        render::print(&format!("{}{}", describe_streams(&outcome), render::facts(&files)))
+        let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
+        written.end(|page| outcome.write_page(page), || describe_streams(&outcome))
     }
 }
 
@@ -185,16 +204,8 @@ impl Optim {
             }
         })?;
         bar.finish_and_clear();
-        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
-        let (page, numbers) = (self.out.join("report.html"), self.out.join("result.json"));
-        outcome.write_page(&page)?;
-        let json = render::json(&serde_json::to_value(&outcome)?)?;
-        acclimate_core::write_whole(&numbers, json.as_bytes())?;
-        if self.json {
-            return render::print(&json);
-        }
-        let files = [("report", page.display().to_string()), ("numbers", numbers.display().to_string())];
-        render::print(&format!("{}{}", describe(&outcome), render::facts(&files)))
+        let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
+        written.end(|page| outcome.write_page(page), || describe(&outcome))
     }
 
     /// The problems that were named.

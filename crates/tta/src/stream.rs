@@ -153,6 +153,8 @@ impl<'a> Stream<'a> {
             );
         }
         let first = method.start(&mut host)?;
+        // What passes over reference batches have left in statistics is no part of the stream.
+        host.reset()?;
         Ok(Self { method, host, state: first.boxed(), first, reset, since: 0, report: Report::default(), watch: None })
     }
 
