@@ -1,31 +1,24 @@
 //! Test-time methods beside each other: the same networks, streams and orders for all.
 
+mod hosts;
+mod page;
+
+pub use hosts::HostSpec;
+
 use super::side_by_side;
-use crate::dataset::{self, fit_task};
-use crate::encode::Encoded;
 use crate::gate::Score;
-use crate::quickstart::Digits;
-use crate::recipe::{OptimRecipe, Recipe, TaskKind};
-use crate::report::{Report, Section, Tone, Verdict};
-use crate::tasks::{Prepared, TaskSpec};
-use crate::train::Trainer;
+use crate::recipe::{OptimRecipe, Recipe};
 use crate::tune;
-use acclimate_core::{
-    AnyOptimiser, AnyTensor, Batch, Error, Inputs, Model, Normaliser, Patch, Result, Rng, Source, Targets, find,
-};
-use acclimate_data::{Assets, Examples, Image, Labels, Scenario, Target, metrics::over_seeds};
-use acclimate_models::{Architecture, ConvnetConfig, Network, Norm, ResnetConfig};
+use acclimate_core::{AnyOptimiser, Error, Patch, Result, Rng, Targets, find};
+use acclimate_data::{Assets, Scenario, metrics::over_seeds};
 use acclimate_tta::{AnyTestTime, Counts, GateSettings, Gated, Host, METHODS, Reset, Stream};
-use burn::tensor::{DType, Device};
+use hosts::{Drawn, batch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-const LIST: &str = include_str!("../../assets/tta_scenarios.toml");
-
-/// Rows per reference batch.
-const REFERENCE: usize = 64;
+const LIST: &str = include_str!("../../../assets/tta_scenarios.toml");
 
 /// Which half of the list a scenario is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,28 +28,6 @@ pub enum Set {
     Open,
     /// For checking them.
     Sealed,
-}
-
-/// A network and the pictures it is trained on, for each seed anew.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HostSpec {
-    /// Its name in the list.
-    pub name: String,
-    data: String,
-    network: NetworkSpec,
-    /// Pictures that train.
-    train: usize,
-    /// Pictures of the streams; all others where nothing is said.
-    test: Option<usize>,
-    epochs: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "model_type", rename_all = "snake_case", deny_unknown_fields)]
-enum NetworkSpec {
-    Convnet { norm: Norm },
-    Resnet { norm: Norm },
 }
 
 /// A method with everything that makes a stream of it.
@@ -173,15 +144,6 @@ pub fn plan() -> Result<Plan> {
     toml::from_str(LIST).map_err(|e| Error::format("tta_scenarios.toml", e.to_string()))
 }
 
-/// A trained network with its pictures.
-struct Drawn {
-    model: Box<dyn Model>,
-    images: Vec<Image>,
-    labels: Vec<usize>,
-    reference: Vec<Inputs>,
-    reference_labels: Vec<Vec<usize>>,
-}
-
 /// One draw of one stream by one method.
 struct Draw {
     domains: Vec<(String, f64, f64)>,
@@ -253,123 +215,6 @@ impl Course {
     fn drawn(&self, seed: u64) -> Scenario {
         Scenario { seed, ..self.scenario.clone() }
     }
-}
-
-impl HostSpec {
-    fn draw(&self, seed: u64, assets: &Assets) -> Result<Drawn> {
-        let examples = match self.data.as_str() {
-            "optdigits" => Digits::Optdigits.read()?,
-            "mnist" => Digits::Mnist.read()?,
-            other => {
-                let opened = dataset::open(other, &Recipe::default(), assets)?;
-                let kind = TaskKind::Classification;
-                Examples::read(&opened.table, &opened.columns_for(kind), &Target::Classes { names: None })?
-            }
-        };
-        let (acclimate_data::Inputs::Features { width, values }, Labels::Classes { names, index }) =
-            (&examples.inputs, &examples.labels)
-        else {
-            return Err(Error::Other(format!("{}: is no table of pixels with classes", self.data)));
-        };
-        let side = (*width as f64).sqrt() as usize;
-        // The same rows train and test whatever the seed, as a data set's own halves do.
-        let mut order: Vec<usize> = (0..index.len()).collect();
-        Rng::new(0, "bench tta rows", 0).shuffle(&mut order);
-        let (train, rest) = order.split_at(self.train.min(order.len()));
-        let test = &rest[..self.test.unwrap_or(rest.len()).min(rest.len())];
-        let image = [1, side, side];
-        let model: Box<dyn Model> = match &self.network {
-            NetworkSpec::Convnet { norm } => {
-                let config = ConvnetConfig { image, classes: names.len(), norm: *norm, ..ConvnetConfig::digits() };
-                trained(config, *norm, &examples, train, self.epochs, seed)?
-            }
-            NetworkSpec::Resnet { norm } => {
-                let (widths, blocks) = (vec![16, 32], vec![1, 1]);
-                let small = ResnetConfig {
-                    image,
-                    classes: names.len(),
-                    widths,
-                    blocks,
-                    norm: *norm,
-                    ..ResnetConfig::resnet18()
-                };
-                trained(small, *norm, &examples, train, self.epochs, seed)?
-            }
-        };
-        let picture = |row: &usize| {
-            let values = values[row * width..(row + 1) * width].to_vec();
-            Image { channels: 1, height: side, width: side, values }
-        };
-        let reference = train[..train.len().min(8 * REFERENCE)].chunks(REFERENCE);
-        let (reference, reference_labels) = reference
-            .map(|rows| {
-                let images: Vec<Image> = rows.iter().map(picture).collect();
-                (batch(&images), rows.iter().map(|row| index[*row]).collect::<Vec<_>>())
-            })
-            .unzip();
-        let labels = test.iter().map(|row| index[*row]).collect();
-        Ok(Drawn { model, images: test.iter().map(picture).collect(), labels, reference, reference_labels })
-    }
-}
-
-/// A network trained from scratch by AdamW, with the statistics of all training rows stored.
-fn trained<A: Architecture>(
-    config: A,
-    norm: Norm,
-    examples: &Examples,
-    rows: &[usize],
-    epochs: usize,
-    seed: u64,
-) -> Result<Box<dyn Model>>
-where
-    Network<A>: Model + 'static,
-{
-    let base = Network::seeded(config, seed, DType::F32, &Device::flex())?;
-    let table = toml::toml! {
-        optim = { method = "adamw", lr = 3e-3, weight_decay = 1e-3 }
-        batch_size = 64
-    };
-    let recipe = Recipe { seed, epochs: Some(epochs), ..Recipe::from_table(&table)? };
-    let data = Prepared {
-        left: Encoded::new(&examples.inputs, (None, None), base.image(), TaskKind::Classification)?,
-        right: None,
-        labels: Some(examples.labels.clone()),
-    };
-    let (kind, names) = (TaskKind::Classification, examples.labels.names().to_vec());
-    let spec = TaskSpec { kind, names, weights: vec![], scale: [0.0, 1.0], cuts: vec![] };
-    let task = fit_task(spec, &examples.labels, false);
-    let mut patch = Patch::new();
-    let everything = acclimate_peft::build("full", &toml::Table::new())?;
-    acclimate_peft::place(&mut patch, &base, "full", everything, None, &mut Rng::new(seed, "patch", 0))?;
-    let optimiser = tune::optimiser(&recipe)?;
-    let normaliser: &dyn Normaliser = if norm == Norm::Batch { &Batch } else { &Source };
-    let (model, stop) = (&base, &AtomicBool::new(false));
-    let trainer = Trainer {
-        model,
-        task: task.as_ref(),
-        data: &data,
-        recipe: &recipe,
-        optimiser: optimiser.as_ref(),
-        normaliser,
-        stop,
-    };
-    let patch = trainer.train(patch, rows, &[], "", None, &mut |_| ())?.patch;
-    let mut weights = patch.merge(&base)?;
-    if norm == Norm::Batch {
-        let batches: Vec<Inputs> = rows.chunks(500).map(|rows| data.left.batch(rows, &base)).collect();
-        for (name, tensor) in base.estimate_statistics(&batches, &patch)?.iter() {
-            weights.insert(name, tensor.clone());
-        }
-    }
-    base.with_weights(weights)
-}
-
-/// Images of one size as one batch.
-fn batch(images: &[Image]) -> Inputs {
-    let shape = images.first().map_or([0; 3], |image| [image.channels, image.height, image.width]);
-    let values = images.iter().flat_map(|image| image.values.iter().copied()).collect();
-    let shape = [images.len(), shape[0], shape[1], shape[2]];
-    Inputs::Images(AnyTensor::from_f32s(values, &shape, &Device::flex()).get().expect("made with four axes"))
 }
 
 impl Drawn {
@@ -516,98 +361,7 @@ impl Outcome {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_page(&self, file: &Path) -> Result<()> {
-        self.page().write(file)
-    }
-
-    fn page(&self) -> Report {
-        let names: Vec<&str> =
-            self.courses.first().map_or(vec![], |course| course.entrants.iter().map(|ran| ran.name.as_str()).collect());
-        let gate = self.gates.iter().next();
-        let sentence = gate.map_or_else(
-            || format!("{} streams, the same networks and orders for all.", self.courses.len()),
-            |(name, gate)| {
-                format!(
-                    "{name} loses at most {:.2} points against the deployed model and keeps {:.0} % of the best method's gain.",
-                    gate.worst.max(0.0),
-                    100.0 * gate.kept
-                )
-            },
-        );
-        let seeds = self.courses.first().and_then(|course| course.entrants.first()).map_or(0, |ran| ran.seeds.len());
-        Report {
-            title: "Test-time methods beside each other".to_owned(),
-            subtitle: format!("{} streams, {seeds} seeds each", self.courses.len()),
-            verdict: Verdict {
-                chosen: gate.map_or_else(|| names.join(", "), |(name, _)| name.clone()),
-                gain: gate.map(|(_, gate)| -mean(&gate.loss.values().map(|[loss, _]| *loss).collect::<Vec<_>>())),
-                interval: None,
-                sentence,
-                tone: gate
-                    .map_or(Tone::Neutral, |(_, gate)| if gate.worst_bound <= 1.0 { Tone::Good } else { Tone::Bad }),
-            },
-            sections: std::iter::once(self.accuracies(&names))
-                .chain(self.courses.iter().map(errors))
-                .chain([self.costs(&names)])
-                .collect(),
-        }
-    }
-
-    fn accuracies(&self, names: &[&str]) -> Section {
-        let cell = |ran: &Ran| {
-            if ran.seeds.is_empty() { "–".to_owned() } else { format!("{:.1}", 100.0 * ran.accuracy.value) }
-        };
-        let row = |(at, name): (usize, &&str)| {
-            let cells = self.courses.iter().map(|course| cell(&course.entrants[at]));
-            let harm = self.harm.get(*name).map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
-            std::iter::once((*name).to_owned()).chain(cells).chain([harm]).collect()
-        };
-        let streams = self.courses.iter().map(|course| course.name.as_str());
-        Section::Table {
-            title: "Accuracy on the way, %".to_owned(),
-            note: "Means over domains and seeds; 95 % intervals are among the numbers. Harm is the share of streams, draw by draw, on \
-                   which a method is below the deployed model (`source`); a dash is a method that cannot work there."
-                .to_owned(),
-            header: std::iter::once("method").chain(streams).chain(["harm"]).map(str::to_owned).collect(),
-            rows: names.iter().enumerate().map(row).collect(),
-        }
-    }
-
-    fn costs(&self, names: &[&str]) -> Section {
-        let row = |name: &&str| {
-            let rans = || self.courses.iter().flat_map(|course| &course.entrants).filter(|ran| ran.name == **name);
-            let rans = || rans().filter(|ran| !ran.seeds.is_empty());
-            let mean = |number: fn(&Ran) -> f64| rans().map(number).sum::<f64>() / rans().count() as f64;
-            let numbers = [mean(|ran| ran.forwards), mean(|ran| ran.backwards), mean(|ran| ran.milliseconds)];
-            std::iter::once((*name).to_owned()).chain(numbers.map(|x| format!("{x:.2}"))).collect()
-        };
-        Section::Table {
-            title: "Costs of a row".to_owned(),
-            note: "Means over all streams. Passes of the deployed model count as passes forth.".to_owned(),
-            header: ["method", "passes forth", "passes back", "milliseconds"].map(str::to_owned).to_vec(),
-            rows: names.iter().map(row).collect(),
-        }
-    }
-}
-
-/// The errors of one stream, domain by domain.
-fn errors(course: &CourseOutcome) -> Section {
-    let domains: Vec<String> =
-        course.entrants.first().map_or(vec![], |ran| ran.domains.iter().map(|d| d.0.clone()).collect());
-    let row = |ran: &Ran| {
-        let cells = ran.domains.iter().map(|(_, accuracy)| format!("{:.1}", 100.0 * (1.0 - accuracy)));
-        let all = format!("{:.1}", 100.0 * (1.0 - ran.accuracy.value));
-        std::iter::once(ran.name.clone()).chain(cells).chain([all]).collect()
-    };
-    let header = std::iter::once("method".to_owned()).chain(domains).chain(["mean".to_owned()]).collect();
-    Section::Table {
-        title: format!("Errors on {}, %", course.name),
-        note: format!(
-            "{} rows of each draw; the scenario's hash at the first seed is {}.",
-            course.rows,
-            &course.hash[..16]
-        ),
-        header,
-        rows: course.entrants.iter().filter(|ran| !ran.seeds.is_empty()).map(row).collect(),
+        page::page(self).write(file)
     }
 }
 
