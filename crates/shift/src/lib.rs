@@ -2,7 +2,24 @@
 //!
 //! A method of [`Align`] sees labelled rows of a source and rows of a target without labels (that type has no place for them) and gives
 //! back a [`Lesson`], the rows, labels and weights to learn from, and a [`View`], how rows of the target look to the learner.
+//! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
 
 mod align;
+mod fit;
+mod prediction_entropy;
+mod score;
+mod source_only;
 
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
+pub use fit::Fit;
+pub use score::{AnyScore, Case, Score};
+
+acclimate_core::methods! {
+    /// All methods of alignment.
+    pub static ALIGN: dyn AnyAlign = [source_only::SourceOnly];
+}
+
+acclimate_core::methods! {
+    /// All scores without labels of the target.
+    pub static SCORES: dyn AnyScore = [prediction_entropy::PredictionEntropy];
+}
