@@ -5,14 +5,18 @@
 //! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
 
 mod align;
+mod explanation;
 mod fit;
 mod prediction_entropy;
 mod score;
+mod simulated;
 mod source_only;
 
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
+pub use explanation::{Affine, Candidate, Explanation, Kind};
 pub use fit::Fit;
 pub use score::{AnyScore, Case, Score};
+pub use simulated::{ShiftKind, ShiftedPair, ShiftedSplit};
 
 acclimate_core::methods! {
     /// All methods of alignment.

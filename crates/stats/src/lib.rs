@@ -6,4 +6,5 @@
 pub mod conformal;
 pub mod learn;
 pub mod linalg;
+pub mod mixture;
 pub mod transport;
