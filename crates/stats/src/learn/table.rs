@@ -79,14 +79,19 @@ pub(super) fn logistic(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
 }
 
+/// The largest of some numbers.
+pub(super) fn top(row: ArrayView1<'_, f64>) -> f64 {
+    row.fold(f64::NEG_INFINITY, |top, value| top.max(*value))
+}
+
 /// Turns each row into probabilities, `exp` of each value over their sum, and gives the logarithm of that sum for each row.
 pub(super) fn softmax(values: &mut Array2<f64>) -> Array1<f64> {
     let each = |mut row: ndarray::ArrayViewMut1<'_, f64>| {
-        let top = row.fold(f64::NEG_INFINITY, |top, value| top.max(*value));
-        row.mapv_inplace(|value| (value - top).exp());
+        let most = top(row.view());
+        row.mapv_inplace(|value| (value - most).exp());
         let sum = row.sum();
         row /= sum;
-        top + sum.ln()
+        most + sum.ln()
     };
     values.rows_mut().into_iter().map(each).collect()
 }
