@@ -1,4 +1,4 @@
-"""Learners under weights, by scikit-learn in f64 with tight tolerances. Seed 8.
+"""Learners under weights, by scikit-learn in f64 with tight tolerances, and by XGBoost, which computes in f32. Seed 8.
 
 Classes and numbers are drawn from clouds that overlap; weights are drawn too, some of them zero. Expected are answers to rows that the fit
 has not seen, and for some learners coefficients or the loss at the optimum.
@@ -17,6 +17,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, QuantileR
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from xgboost import XGBClassifier
 
 rng = np.random.default_rng(8)
 cases = []
@@ -116,6 +117,11 @@ shape = {"max_depth": 2, "random_state": 0}
 classifier("tree", "classes", {"depth": 2}, DecisionTreeClassifier(**shape), two, [True])
 regressor("tree", "numbers", {"depth": 2}, DecisionTreeRegressor(**shape), three, [True])
 
+for name, of in [("two classes", two), ("three classes", three)]:
+    settings = {"steps": 6, "lr": 0.3, "depth": 3, "min_leaf": 0.5, "penalty": 1.0}
+    shape = {"n_estimators": 6, "learning_rate": 0.3, "max_depth": 3, "min_child_weight": 0.5, "reg_lambda": 1.0}
+    classifier("boosted", name, settings, XGBClassifier(**shape, tree_method="exact", base_score=0.5, n_jobs=1), of)
+
 for level in [0.1, 0.5, 0.8]:
     for weighted in [False, True]:
         x, _, numbers, w = kept(three, weighted)
@@ -150,5 +156,5 @@ for weighted in [False, True]:
     slope, offset = minimize(cross, [0.0, 0.0], **tight).x
     add("platt", "two classes", {}, two, {"slope": slope, "offset": offset}, weighted)
 
-head = header(__file__, "scikit-learn", 8, {"f64": 1e-6, "svc": 1e-5})
+head = header(__file__, "scikit-learn", 8, {"f64": 1e-6, "svc": 1e-5, "boosted": 1e-5})
 write("stats/learners", head, cases)

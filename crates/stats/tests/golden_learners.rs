@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 use acclimate_stats::learn::{
-    Bcts, Fitted, Forest, KernelRidge, Labels, Learner, Linear, Logistic, Nearest, Platt, QuantileRegression, Ridge,
-    Svc, Temperature, Tree,
+    Bcts, Boosted, Fitted, Forest, KernelRidge, Labels, Learner, Linear, Logistic, Nearest, Platt, QuantileRegression,
+    Ridge, Svc, Temperature, Tree,
 };
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 use serde::de::DeserializeOwned;
@@ -131,6 +131,11 @@ fn nearest_answers_as_its_reference() {
 #[test]
 fn a_tree_answers_as_its_reference() {
     answers::<Tree>("tree");
+}
+
+#[test]
+fn boosted_trees_answer_as_their_reference() {
+    answers::<Boosted>("boosted");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use acclimate_core::Rng;
 use acclimate_stats::learn::{
-    Bcts, Fitted, Forest, Kernel, KernelRidge, Labels, Learner, Linear, Logistic, Nearest, QuantileForest,
+    Bcts, Boosted, Fitted, Forest, Kernel, KernelRidge, Labels, Learner, Linear, Logistic, Nearest, QuantileForest,
     QuantileRegression, Ridge, Svc, Temperature, Tree, largest, select,
 };
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
@@ -83,6 +83,7 @@ fn subjects() -> Vec<Subject> {
         Subject::new("tree", Tree { depth: Some(2), min_leaf: 4.0 }, both()),
         Subject::new("forest without draws", plain, both()),
         drawn(Subject::new("forest", forest, both())),
+        Subject::new("boosted", Boosted { steps: 5, depth: 2, min_leaf: 0.5, ..Boosted::default() }, sorts()),
         Subject::new("quantile forest without draws", still, curve()),
         drawn(Subject::new("quantile forest", quantiles, curve())),
         // The end of an interior path, not a corner: a ten-billionth of the loss.

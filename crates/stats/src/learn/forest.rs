@@ -40,7 +40,7 @@ impl Learner for Forest {
         let table = Table::new(NAME, x, y, weights)?;
         let of_classes = (x.ncols().max(1) as f64).sqrt().recip();
         let share = self.share.unwrap_or(if matches!(y, Labels::Classes { .. }) { of_classes } else { 1.0 });
-        let growth = Growth { depth: self.depth, min_leaf: self.min_leaf, share };
+        let growth = Growth { depth: self.depth, min_leaf: self.min_leaf, share, penalty: 0.0 };
         let trees = plant(NAME, &table, growth, self.trees, self.bootstrap, self.seed)?;
         Ok(Box::new(FittedTrees { features: x.ncols(), width: width(y), trees }))
     }
@@ -60,7 +60,7 @@ pub(super) fn plant(
     seed: u64,
 ) -> Result<Vec<Grown>> {
     counted(who, "trees", trees)?;
-    let grower = Grower::new(who, table, growth)?;
+    let grower = Grower::new(who, table.x.view(), growth)?;
     let grow = |tree: usize| {
         let mut rng = Rng::new(seed, "forest", tree as u64);
         let mut weights = table.weights.to_vec();
@@ -71,7 +71,7 @@ pub(super) fn plant(
             }
             weights.iter_mut().zip(drawn).for_each(|(weight, drawn)| *weight *= drawn);
         }
-        grower.grow(weights, Some(rng))
+        grower.grow(&table.y, &weights, Some(rng))
     };
     Ok((0..trees).into_par_iter().map(grow).collect())
 }

@@ -1,5 +1,5 @@
 use super::newton::{Convex, Curvature, least};
-use super::table::{Table, logistic, positive, queries, restored, saved, softmax, softplus};
+use super::table::{Table, logistic, positive, present, probabilities, queries, restored, saved, softmax, softplus};
 use super::{Fitted, Labels, Learner};
 use acclimate_core::Result;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
@@ -31,21 +31,13 @@ impl Learner for Logistic {
         positive(NAME, "c", self.c)?;
         let table = Table::new(NAME, x, y, weights)?;
         let (of, count) = table.y.classes(NAME)?;
-        let mut place = vec![None; count];
-        let mut classes = Vec::new();
-        for class in 0..count {
-            if of.contains(&class) {
-                place[class] = Some(classes.len());
-                classes.push(class);
-            }
-        }
+        let (classes, of) = present(of, count);
         let outputs = if classes.len() == 2 { 1 } else { classes.len() };
         let features = x.ncols();
         if classes.len() == 1 {
             let (coefficients, intercepts) = (Array2::zeros((features, 1)), Array1::zeros(1));
             return Ok(Box::new(FittedLogistic { classes, count, coefficients, intercepts }));
         }
-        let of: Vec<usize> = of.iter().map(|class| place[*class].expect("a class with rows has a place")).collect();
         let loss = Loss { x: &table.x, of, weights: &table.weights * self.c, outputs };
         let found = least(NAME, Array1::zeros(outputs * (features + 1)), &loss)?;
         let found = found.into_shape_with_order((features + 1, outputs)).expect("made of that size");
@@ -208,25 +200,8 @@ struct FittedLogistic {
 impl Fitted for FittedLogistic {
     fn answers(&self, x: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
         queries(NAME, x, self.coefficients.nrows())?;
-        let mut scores = x.dot(&self.coefficients) + &self.intercepts;
-        let mut answers = Array2::zeros((x.nrows(), self.count));
-        match self.classes.as_slice() {
-            [only] => answers.column_mut(*only).fill(1.0),
-            [low, high] => {
-                for (row, score) in scores.iter().enumerate() {
-                    // Each from its own side: a small share keeps its digits.
-                    answers[[row, *low]] = logistic(-score);
-                    answers[[row, *high]] = logistic(*score);
-                }
-            }
-            classes => {
-                softmax(&mut scores);
-                for (place, class) in classes.iter().enumerate() {
-                    answers.column_mut(*class).assign(&scores.column(place));
-                }
-            }
-        }
-        Ok(answers)
+        let scores = x.dot(&self.coefficients) + &self.intercepts;
+        Ok(probabilities(scores, &self.classes, self.count))
     }
 
     fn save(&self) -> serde_json::Value {

@@ -1,5 +1,6 @@
 //! Learners that take a weight for each row.
 
+mod boosted;
 mod calibrate;
 mod forest;
 mod kernel;
@@ -14,6 +15,7 @@ mod svc;
 mod table;
 mod tree;
 
+pub use boosted::Boosted;
 pub use calibrate::{Bcts, Platt, Temperature};
 pub use forest::Forest;
 pub use kernel::Kernel;

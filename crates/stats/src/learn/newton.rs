@@ -80,7 +80,8 @@ fn conjugate(
     let mut residual = gradient.clone();
     let mut direction = ready(&residual);
     let mut size = residual.dot(&direction);
-    let enough = size * 1e-16;
+    // Far from the least a rough direction will do; near it, where `size` is small, the steps are to shrink the distance quadratically.
+    let enough = size * size.clamp(1e-16, 1e-2);
     for _ in 0..4 * gradient.len() {
         let product = times(&direction);
         let bend = direction.dot(&product);

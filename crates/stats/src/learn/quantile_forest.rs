@@ -52,7 +52,7 @@ impl QuantileForest {
     ) -> Result<FittedQuantileForest> {
         let table = Table::new(NAME, x, y, weights)?;
         let numbers = table.y.numbers(NAME)?;
-        let growth = Growth { depth: self.depth, min_leaf: self.min_leaf, share: self.share };
+        let growth = Growth { depth: self.depth, min_leaf: self.min_leaf, share: self.share, penalty: 0.0 };
         let trees = plant(NAME, &table, growth, self.trees, self.bootstrap, self.seed)?;
         let mut order: Vec<usize> = (0..numbers.len()).collect();
         order.sort_by(|a, b| numbers[*a].total_cmp(&numbers[*b]));

@@ -24,8 +24,9 @@ const NAME: &str = "tree";
 impl Learner for Tree {
     fn fit(&self, x: ArrayView2<'_, f64>, y: &Labels, weights: Option<ArrayView1<'_, f64>>) -> Result<Box<dyn Fitted>> {
         let table = Table::new(NAME, x, y, weights)?;
-        let grower = Grower::new(NAME, &table, Growth { depth: self.depth, min_leaf: self.min_leaf, share: 1.0 })?;
-        let grown = grower.grow(table.weights.to_vec(), None);
+        let growth = Growth { depth: self.depth, min_leaf: self.min_leaf, share: 1.0, penalty: 0.0 };
+        let grower = Grower::new(NAME, table.x.view(), growth)?;
+        let grown = grower.grow(&table.y, &table.weights.to_vec(), None);
         Ok(Box::new(FittedTrees { features: x.ncols(), width: width(y), trees: vec![grown] }))
     }
 
@@ -41,6 +42,8 @@ pub(super) struct Growth {
     pub(super) min_leaf: f64,
     /// Of the features, how many are looked at for a split, at least one.
     pub(super) share: f64,
+    /// Added to the weight of every leaf of numbers, so that their sums are shrunk towards zero; a split must then gain something.
+    pub(super) penalty: f64,
 }
 
 /// How many values an answer has.
@@ -110,15 +113,12 @@ impl Fitted for FittedTrees {
 }
 
 /// Grows trees on one table, whose columns it has sorted once.
-pub(super) struct Grower<'a> {
+pub(super) struct Grower {
     growth: Growth,
     /// `[features, rows]`.
     columns: Array2<f64>,
     /// The rows in the order of each feature.
     order: Vec<Vec<u32>>,
-    y: &'a Labels,
-    /// Numbers around their mean, so that sums keep their digits.
-    around: Vec<f64>,
 }
 
 /// A stretch of the sorted rows that is still to be split.
@@ -130,16 +130,16 @@ struct Stretch {
     parent: Option<usize>,
 }
 
+/// A split and what it is worth, `above / below`.
 struct Split {
     feature: usize,
     threshold: f64,
-    /// What is to be largest, over `below`.
     above: f64,
     below: f64,
 }
 
-impl<'a> Grower<'a> {
-    pub(super) fn new(who: &'static str, table: &'a Table, growth: Growth) -> Result<Self> {
+impl Grower {
+    pub(super) fn new(who: &'static str, x: ArrayView2<'_, f64>, growth: Growth) -> Result<Self> {
         let refuse = |param, value: f64, why: &str| {
             Err(Error::Param { method: who, param, value: value.to_string(), why: why.to_owned() })
         };
@@ -149,43 +149,26 @@ impl<'a> Grower<'a> {
         if !(growth.share > 0.0 && growth.share <= 1.0) {
             return refuse("share", growth.share, "must be above zero and at most one");
         }
-        if u32::try_from(table.x.nrows()).is_err() {
+        if u32::try_from(x.nrows()).is_err() {
             return Err(Error::Other(format!("{who}: there are more rows than 4294967295; leave some out")));
         }
-        let columns = columns(table.x.view());
-        let sorted = |feature: usize| {
-            let mut keyed: Vec<(f64, u32)> = columns.row(feature).iter().copied().zip(0..).collect();
-            keyed.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            keyed.into_iter().map(|(_, row)| row).collect()
-        };
-        let order = (0..columns.nrows()).into_par_iter().map(sorted).collect();
-        let around = match &table.y {
-            Labels::Numbers(numbers) => {
-                let mean = table.weights.dot(&ArrayView1::from(numbers)) / table.weights.sum();
-                numbers.iter().map(|number| number - mean).collect()
-            }
-            Labels::Classes { .. } => Vec::new(),
-        };
-        Ok(Self { growth, columns, order, y: &table.y, around })
+        let columns = columns(x);
+        let order = (0..columns.nrows()).into_par_iter().map(|feature| sorted(columns.row(feature))).collect();
+        Ok(Self { growth, columns, order })
     }
 
     /// A tree on the rows with weight. `rng` draws the features that are looked at, where that is not all.
-    pub(super) fn grow(&self, weights: Vec<f64>, mut rng: Option<Rng>) -> Grown {
-        let rows: Vec<u32> = (0..weights.len() as u32).filter(|row| weights[*row as usize] > 0.0).collect();
-        let (n, features) = (rows.len(), self.order.len());
-        let mut order: Vec<Vec<u32>> = if n == weights.len() {
-            self.order.clone()
-        } else {
-            let counts = |order: &Vec<u32>| order.iter().copied().filter(|row| weights[*row as usize] > 0.0).collect();
-            self.order.iter().map(counts).collect()
-        };
+    pub(super) fn grow(&self, y: &Labels, weights: &[f64], mut rng: Option<Rng>) -> Grown {
+        let (features, shallow) = (self.order.len(), self.growth.depth.unwrap_or(usize::MAX));
+        let n = weights.iter().filter(|weight| **weight > 0.0).count();
+        let mut order: Vec<Vec<u32>> = self.order.iter().map(|order| with_weight(order, weights, n)).collect();
         // Without a feature there is nothing to split, yet the leaf needs its rows.
         if order.is_empty() {
-            order.push(rows);
+            order.push(with_weight(&(0..weights.len() as u32).collect::<Vec<_>>(), weights, n));
         }
         let mut grown = Grown { nodes: Vec::new(), answers: Vec::new() };
         let mut left = vec![false; weights.len()];
-        let mut aside = Vec::with_capacity(n);
+        let mut aside = vec![0; n];
         let mut looked: Vec<usize> = (0..features).collect();
         let count = ((self.growth.share * features as f64).round() as usize).clamp(1, features.max(1));
         let mut stack = vec![Stretch { start: 0, end: n, depth: 0, parent: None }];
@@ -195,38 +178,28 @@ impl<'a> Grower<'a> {
                 *right = here;
             }
             let rows = &order[0][start..end];
-            let deep = self.growth.depth.is_some_and(|most| depth >= most);
-            let split = if deep || features == 0 || self.pure(rows) {
+            let split = if depth >= shallow || features == 0 || pure(y, rows) {
                 None
             } else {
                 if let Some(rng) = rng.as_mut().filter(|_| count < features) {
                     rng.shuffle(&mut looked);
                 }
-                self.split(&order, start..end, &weights, &looked, count)
+                self.split(y, &order, start..end, weights, &looked, count)
             };
             let Some(split) = split else {
                 grown.nodes.push(Node::Leaf(grown.answers.len()));
-                grown.answers.push(self.answer(rows, &weights));
+                grown.answers.push(self.answer(y, rows, weights));
                 continue;
             };
             let column = self.columns.row(split.feature);
             for row in rows {
                 left[*row as usize] = column[*row as usize] <= split.threshold;
             }
+            // Where both branches will be leaves, one list of their rows is enough.
+            let lists = if depth + 1 >= shallow { 1 } else { order.len() };
             let mut middle = start;
-            for order in &mut order {
-                aside.clear();
-                middle = start;
-                for at in start..end {
-                    let row = order[at];
-                    if left[row as usize] {
-                        order[middle] = row;
-                        middle += 1;
-                    } else {
-                        aside.push(row);
-                    }
-                }
-                order[middle..end].copy_from_slice(&aside);
+            for order in &mut order[..lists] {
+                middle = start + part(&mut order[start..end], &left, &mut aside);
             }
             grown.nodes.push(Node::Split { feature: split.feature, threshold: split.threshold, right: 0 });
             stack.push(Stretch { start: middle, end, depth: depth + 1, parent: Some(here) });
@@ -235,28 +208,19 @@ impl<'a> Grower<'a> {
         grown
     }
 
-    fn pure(&self, rows: &[u32]) -> bool {
-        match self.y {
-            Labels::Classes { of, .. } => rows.windows(2).all(|pair| of[pair[0] as usize] == of[pair[1] as usize]),
-            Labels::Numbers(of) => rows.windows(2).all(|pair| of[pair[0] as usize] == of[pair[1] as usize]),
-        }
-    }
-
     /// Shares of the classes, or the mean.
-    fn answer(&self, rows: &[u32], weights: &[f64]) -> Vec<f64> {
-        let total: f64 = rows.iter().map(|row| weights[*row as usize]).sum();
-        match self.y {
+    fn answer(&self, y: &Labels, rows: &[u32], weights: &[f64]) -> Vec<f64> {
+        match y {
             Labels::Classes { of, count } => {
-                let mut shares = vec![0.0; *count];
-                for row in rows {
-                    shares[of[*row as usize]] += weights[*row as usize];
-                }
-                shares.into_iter().map(|share| share / total).collect()
+                let (total, mut shares) = class_sums(rows, weights, of, *count);
+                shares.iter_mut().for_each(|share| *share /= total);
+                shares
             }
             Labels::Numbers(of) => {
-                let first = of[rows[0] as usize];
-                let sum: f64 = rows.iter().map(|row| weights[*row as usize] * (of[*row as usize] - first)).sum();
-                vec![first + sum / total]
+                let (total, mean) = mean(rows, weights, of);
+                // The plain mean keeps its bits where there is no penalty.
+                let shrunk = if self.growth.penalty > 0.0 { total / (total + self.growth.penalty) } else { 1.0 };
+                vec![mean * shrunk]
             }
         }
     }
@@ -264,12 +228,18 @@ impl<'a> Grower<'a> {
     /// The best split by the first `count` features of `looked`, and by more while there is none.
     fn split(
         &self,
+        y: &Labels,
         order: &[Vec<u32>],
         at: std::ops::Range<usize>,
         weights: &[f64],
         looked: &[usize],
         count: usize,
     ) -> Option<Split> {
+        let rows = &order[0][at.clone()];
+        let all = match y {
+            Labels::Classes { of, count } => Sums::Classes(of, class_sums(rows, weights, of, *count)),
+            Labels::Numbers(of) => Sums::Numbers(of, mean(rows, weights, of)),
+        };
         let mut best: Option<Split> = None;
         for (seen, feature) in looked.iter().enumerate() {
             if seen >= count && best.is_some() {
@@ -279,54 +249,60 @@ impl<'a> Grower<'a> {
             let column = self.columns.row(*feature);
             let column = column.to_slice().expect("columns lie in one piece");
             if column[rows[0] as usize] < column[rows[rows.len() - 1] as usize] {
-                match self.y {
-                    Labels::Numbers(_) => self.scan_numbers(rows, column, weights, *feature, &mut best),
-                    Labels::Classes { of, count } => {
-                        self.scan_classes(rows, column, weights, *feature, (of, *count), &mut best);
-                    }
+                match &all {
+                    Sums::Numbers(of, all) => self.scan_numbers(rows, column, weights, *feature, (of, *all), &mut best),
+                    Sums::Classes(of, all) => self.scan_classes(rows, column, weights, *feature, (of, all), &mut best),
                 }
             }
         }
-        best
+        match all {
+            // What all rows together are worth is what a split has to beat.
+            Sums::Numbers(_, (total, mean)) if self.growth.penalty > 0.0 => {
+                let whole = (total * mean) * (total * mean) / (total + self.growth.penalty);
+                best.filter(|best| best.above / best.below > whole * (1.0 + 1e-9))
+            }
+            _ => best,
+        }
     }
 
-    /// The squared error falls by `d² W / (w₋ w₊)`, where `d` is the sum on the left around the mean of all.
-    fn scan_numbers(&self, rows: &[u32], column: &[f64], weights: &[f64], feature: usize, best: &mut Option<Split>) {
-        let (mut total, mut sum) = (0.0, 0.0);
-        for row in rows {
-            total += weights[*row as usize];
-            sum += weights[*row as usize] * self.around[*row as usize];
-        }
-        let mean = sum / total;
-        let (mut weight, mut apart) = (0.0, 0.0);
+    /// The squared error falls by `Σ s² / (w + penalty)` over both sides, where `s` are their sums; without a penalty around the mean of all.
+    fn scan_numbers(
+        &self,
+        rows: &[u32],
+        column: &[f64],
+        weights: &[f64],
+        feature: usize,
+        (of, (total, mean)): (&[f64], (f64, f64)),
+        best: &mut Option<Split>,
+    ) {
+        let penalty = self.growth.penalty;
+        let (centre, whole) = if penalty > 0.0 { (0.0, total * mean) } else { (mean, 0.0) };
+        let (mut weight, mut sum) = (0.0, 0.0);
         for pair in rows.windows(2) {
             let row = pair[0] as usize;
             weight += weights[row];
-            apart += weights[row] * (self.around[row] - mean);
+            sum += weights[row] * (of[row] - centre);
             let (low, high) = (column[row], column[pair[1] as usize]);
             if low < high {
-                self.offer(best, (feature, low, high), apart * apart, (weight, total - weight));
+                let (rest, left, right) = (whole - sum, weight + penalty, total - weight + penalty);
+                let above = sum * sum * right + rest * rest * left;
+                self.offer(best, (feature, low, high), (above, left * right), (weight, total - weight));
             }
         }
     }
 
-    /// Gini's impurity falls with `Σ s₋² / w₋ + Σ s₊² / w₊`, where `s` are the sums of weights of each class.
+    /// Gini's impurity falls with `Σ s² / w` over both sides and all classes, where `s` are the weights of a class there.
     fn scan_classes(
         &self,
         rows: &[u32],
         column: &[f64],
         weights: &[f64],
         feature: usize,
-        (of, count): (&[usize], usize),
+        (of, (total, sums)): (&[usize], &(f64, Vec<f64>)),
         best: &mut Option<Split>,
     ) {
-        let mut right = vec![0.0; count];
-        let mut total = 0.0;
-        for row in rows {
-            total += weights[*row as usize];
-            right[of[*row as usize]] += weights[*row as usize];
-        }
-        let mut left = vec![0.0; count];
+        let mut right = sums.clone();
+        let mut left = vec![0.0; sums.len()];
         let mut right_squares: f64 = right.iter().map(|sum| sum * sum).sum();
         let (mut weight, mut left_squares) = (0.0, 0.0);
         for pair in rows.windows(2) {
@@ -340,25 +316,103 @@ impl<'a> Grower<'a> {
             let (low, high) = (column[row], column[pair[1] as usize]);
             if low < high {
                 let rest = total - weight;
-                self.offer(best, (feature, low, high), left_squares * rest + right_squares * weight, (weight, rest));
+                let worth = (left_squares * rest + right_squares * weight, weight * rest);
+                self.offer(best, (feature, low, high), worth, (weight, rest));
             }
         }
     }
 
-    /// Takes a split when its leaves are large enough and `above / (left · right)` is more than the best's.
+    /// Takes a split when its leaves are large enough and it is worth more than the best.
+    #[inline]
     fn offer(
         &self,
         best: &mut Option<Split>,
         (feature, low, high): (usize, f64, f64),
-        above: f64,
+        (above, below): (f64, f64),
         (left, right): (f64, f64),
     ) {
-        let below = left * right;
         let better = best.as_ref().is_none_or(|best| above * best.below > best.above * below);
-        if better && below > 0.0 && left >= self.growth.min_leaf && right >= self.growth.min_leaf {
+        if better && right > 0.0 && left >= self.growth.min_leaf && right >= self.growth.min_leaf {
             let middle = low + (high - low) / 2.0;
             let threshold = if middle < high { middle } else { low };
             *best = Some(Split { feature, threshold, above, below });
         }
     }
+}
+
+/// Labels of a stretch and their sums.
+enum Sums<'a> {
+    Classes(&'a [usize], (f64, Vec<f64>)),
+    Numbers(&'a [f64], (f64, f64)),
+}
+
+/// Places in rising order; of equal values in their own order. As whole numbers in the order of the floats, which sort fastest.
+fn sorted(column: ArrayView1<'_, f64>) -> Vec<u32> {
+    let key = |value: f64| {
+        // Adding zero makes one zero of both.
+        let bits = (value + 0.0).to_bits();
+        u128::from(if bits >> 63 == 1 { !bits } else { bits | 1 << 63 })
+    };
+    let mut keyed: Vec<u128> =
+        column.iter().zip(0_u32..).map(|(value, at)| key(*value) << 32 | u128::from(at)).collect();
+    keyed.sort_unstable();
+    keyed.into_iter().map(|keyed| (keyed & 0xffff_ffff) as u32).collect()
+}
+
+/// Those of some rows that have weight, `n` of them, in their order. Without a branch: which rows a tree draws cannot be foreseen.
+fn with_weight(rows: &[u32], weights: &[f64], n: usize) -> Vec<u32> {
+    if n == rows.len() {
+        return rows.to_vec();
+    }
+    let mut kept = vec![0; n + 1];
+    let mut at = 0;
+    for row in rows {
+        kept[at] = *row;
+        at += usize::from(weights[*row as usize] > 0.0);
+    }
+    kept.truncate(n);
+    kept
+}
+
+/// Brings the rows on the left to the front, both sides in their order, and counts them.
+fn part(rows: &mut [u32], left: &[bool], aside: &mut [u32]) -> usize {
+    let (mut front, mut back) = (0, 0);
+    for at in 0..rows.len() {
+        let row = rows[at];
+        rows[front] = row;
+        aside[back] = row;
+        let is_left = left[row as usize];
+        front += usize::from(is_left);
+        back += usize::from(!is_left);
+    }
+    rows[front..].copy_from_slice(&aside[..back]);
+    front
+}
+
+fn pure(y: &Labels, rows: &[u32]) -> bool {
+    match y {
+        Labels::Classes { of, .. } => rows.windows(2).all(|pair| of[pair[0] as usize] == of[pair[1] as usize]),
+        Labels::Numbers(of) => rows.windows(2).all(|pair| of[pair[0] as usize] == of[pair[1] as usize]),
+    }
+}
+
+/// The sum of the weights, and that of each class.
+fn class_sums(rows: &[u32], weights: &[f64], of: &[usize], count: usize) -> (f64, Vec<f64>) {
+    let (mut total, mut sums) = (0.0, vec![0.0; count]);
+    for row in rows {
+        total += weights[*row as usize];
+        sums[of[*row as usize]] += weights[*row as usize];
+    }
+    (total, sums)
+}
+
+/// The sum of the weights, and the mean; equal numbers have exactly that as their mean.
+fn mean(rows: &[u32], weights: &[f64], of: &[f64]) -> (f64, f64) {
+    let first = of[rows[0] as usize];
+    let (mut total, mut sum) = (0.0, 0.0);
+    for row in rows {
+        total += weights[*row as usize];
+        sum += weights[*row as usize] * (of[*row as usize] - first);
+    }
+    (total, first + sum / total)
 }
