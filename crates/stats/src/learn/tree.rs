@@ -119,6 +119,28 @@ pub(super) struct Grower {
     columns: Array2<f64>,
     /// The rows in the order of each feature.
     order: Vec<Vec<u32>>,
+    /// Whether no two rows have the same value of the feature, so that a split fits between any two.
+    distinct: Vec<bool>,
+}
+
+/// A feature, its values and the rows of a stretch in its order.
+#[derive(Clone, Copy)]
+struct Scan<'a> {
+    feature: usize,
+    column: &'a [f64],
+    rows: &'a [u32],
+    distinct: bool,
+}
+
+impl Scan<'_> {
+    /// Whether a threshold fits between this row and the next.
+    fn parts(&self, at: usize) -> bool {
+        self.distinct || self.value(at) < self.value(at + 1)
+    }
+
+    fn value(&self, at: usize) -> f64 {
+        self.column[self.rows[at] as usize]
+    }
 }
 
 /// A stretch of the sorted rows that is still to be split.
@@ -153,8 +175,9 @@ impl Grower {
             return Err(Error::Other(format!("{who}: there are more rows than 4294967295; leave some out")));
         }
         let columns = columns(x);
-        let order = (0..columns.nrows()).into_par_iter().map(|feature| sorted(columns.row(feature))).collect();
-        Ok(Self { growth, columns, order })
+        let (order, distinct) =
+            (0..columns.nrows()).into_par_iter().map(|feature| sorted(columns.row(feature))).unzip();
+        Ok(Self { growth, columns, order, distinct })
     }
 
     /// A tree on the rows with weight. `rng` draws the features that are looked at, where that is not all.
@@ -166,6 +189,11 @@ impl Grower {
         if order.is_empty() {
             order.push(with_weight(&(0..weights.len() as u32).collect::<Vec<_>>(), weights, n));
         }
+        // Weight and number side by side: the search for splits reads them together, in the order of each feature.
+        let pairs: Vec<[f64; 2]> = match y {
+            Labels::Numbers(of) => weights.iter().zip(of).map(|(weight, number)| [*weight, *number]).collect(),
+            Labels::Classes { .. } => Vec::new(),
+        };
         let mut grown = Grown { nodes: Vec::new(), answers: Vec::new() };
         let mut left = vec![false; weights.len()];
         let mut aside = vec![0; n];
@@ -184,7 +212,7 @@ impl Grower {
                 if let Some(rng) = rng.as_mut().filter(|_| count < features) {
                     rng.shuffle(&mut looked);
                 }
-                self.split(y, &order, start..end, weights, &looked, count)
+                self.split(y, &order, start..end, (weights, &pairs), &looked, count)
             };
             let Some(split) = split else {
                 grown.nodes.push(Node::Leaf(grown.answers.len()));
@@ -231,33 +259,34 @@ impl Grower {
         y: &Labels,
         order: &[Vec<u32>],
         at: std::ops::Range<usize>,
-        weights: &[f64],
+        (weights, pairs): (&[f64], &[[f64; 2]]),
         looked: &[usize],
         count: usize,
     ) -> Option<Split> {
         let rows = &order[0][at.clone()];
         let all = match y {
             Labels::Classes { of, count } => Sums::Classes(of, class_sums(rows, weights, of, *count)),
-            Labels::Numbers(of) => Sums::Numbers(of, mean(rows, weights, of)),
+            Labels::Numbers(of) => Sums::Numbers(mean(rows, weights, of)),
         };
         let mut best: Option<Split> = None;
         for (seen, feature) in looked.iter().enumerate() {
             if seen >= count && best.is_some() {
                 break;
             }
-            let rows = &order[*feature][at.clone()];
             let column = self.columns.row(*feature);
             let column = column.to_slice().expect("columns lie in one piece");
-            if column[rows[0] as usize] < column[rows[rows.len() - 1] as usize] {
+            let (rows, distinct) = (&order[*feature][at.clone()], self.distinct[*feature]);
+            let scan = Scan { feature: *feature, column, rows, distinct };
+            if scan.value(0) < scan.value(rows.len() - 1) {
                 match &all {
-                    Sums::Numbers(of, all) => self.scan_numbers(rows, column, weights, *feature, (of, *all), &mut best),
-                    Sums::Classes(of, all) => self.scan_classes(rows, column, weights, *feature, (of, all), &mut best),
+                    Sums::Numbers(all) => self.scan_numbers(scan, pairs, *all, &mut best),
+                    Sums::Classes(of, all) => self.scan_classes(scan, weights, of, all, &mut best),
                 }
             }
         }
         match all {
             // What all rows together are worth is what a split has to beat.
-            Sums::Numbers(_, (total, mean)) if self.growth.penalty > 0.0 => {
+            Sums::Numbers((total, mean)) if self.growth.penalty > 0.0 => {
                 let whole = (total * mean) * (total * mean) / (total + self.growth.penalty);
                 best.filter(|best| best.above / best.below > whole * (1.0 + 1e-9))
             }
@@ -266,27 +295,18 @@ impl Grower {
     }
 
     /// The squared error falls by `Σ s² / (w + penalty)` over both sides, where `s` are their sums; without a penalty around the mean of all.
-    fn scan_numbers(
-        &self,
-        rows: &[u32],
-        column: &[f64],
-        weights: &[f64],
-        feature: usize,
-        (of, (total, mean)): (&[f64], (f64, f64)),
-        best: &mut Option<Split>,
-    ) {
+    fn scan_numbers(&self, scan: Scan<'_>, pairs: &[[f64; 2]], (total, mean): (f64, f64), best: &mut Option<Split>) {
         let penalty = self.growth.penalty;
         let (centre, whole) = if penalty > 0.0 { (0.0, total * mean) } else { (mean, 0.0) };
         let (mut weight, mut sum) = (0.0, 0.0);
-        for pair in rows.windows(2) {
-            let row = pair[0] as usize;
-            weight += weights[row];
-            sum += weights[row] * (of[row] - centre);
-            let (low, high) = (column[row], column[pair[1] as usize]);
-            if low < high {
+        for (at, row) in scan.rows[..scan.rows.len() - 1].iter().enumerate() {
+            let [own, number] = pairs[*row as usize];
+            weight += own;
+            sum += own * (number - centre);
+            if scan.parts(at) {
                 let (rest, left, right) = (whole - sum, weight + penalty, total - weight + penalty);
                 let above = sum * sum * right + rest * rest * left;
-                self.offer(best, (feature, low, high), (above, left * right), (weight, total - weight));
+                self.offer(best, scan, at, (above, left * right), (weight, total - weight));
             }
         }
     }
@@ -294,48 +314,47 @@ impl Grower {
     /// Gini's impurity falls with `Σ s² / w` over both sides and all classes, where `s` are the weights of a class there.
     fn scan_classes(
         &self,
-        rows: &[u32],
-        column: &[f64],
+        scan: Scan<'_>,
         weights: &[f64],
-        feature: usize,
-        (of, (total, sums)): (&[usize], &(f64, Vec<f64>)),
+        of: &[usize],
+        (total, sums): &(f64, Vec<f64>),
         best: &mut Option<Split>,
     ) {
         let mut right = sums.clone();
         let mut left = vec![0.0; sums.len()];
         let mut right_squares: f64 = right.iter().map(|sum| sum * sum).sum();
         let (mut weight, mut left_squares) = (0.0, 0.0);
-        for pair in rows.windows(2) {
-            let row = pair[0] as usize;
-            let (own, class) = (weights[row], of[row]);
+        for (at, row) in scan.rows[..scan.rows.len() - 1].iter().enumerate() {
+            let (own, class) = (weights[*row as usize], of[*row as usize]);
             weight += own;
             left_squares += own * (2.0 * left[class] + own);
             right_squares -= own * (2.0 * right[class] - own);
             left[class] += own;
             right[class] -= own;
-            let (low, high) = (column[row], column[pair[1] as usize]);
-            if low < high {
+            if scan.parts(at) {
                 let rest = total - weight;
                 let worth = (left_squares * rest + right_squares * weight, weight * rest);
-                self.offer(best, (feature, low, high), worth, (weight, rest));
+                self.offer(best, scan, at, worth, (weight, rest));
             }
         }
     }
 
-    /// Takes a split when its leaves are large enough and it is worth more than the best.
+    /// Takes the split after a row when its leaves are large enough and it is worth more than the best.
     #[inline]
     fn offer(
         &self,
         best: &mut Option<Split>,
-        (feature, low, high): (usize, f64, f64),
+        scan: Scan<'_>,
+        at: usize,
         (above, below): (f64, f64),
         (left, right): (f64, f64),
     ) {
         let better = best.as_ref().is_none_or(|best| above * best.below > best.above * below);
         if better && right > 0.0 && left >= self.growth.min_leaf && right >= self.growth.min_leaf {
+            let (low, high) = (scan.value(at), scan.value(at + 1));
             let middle = low + (high - low) / 2.0;
             let threshold = if middle < high { middle } else { low };
-            *best = Some(Split { feature, threshold, above, below });
+            *best = Some(Split { feature: scan.feature, threshold, above, below });
         }
     }
 }
@@ -343,11 +362,11 @@ impl Grower {
 /// Labels of a stretch and their sums.
 enum Sums<'a> {
     Classes(&'a [usize], (f64, Vec<f64>)),
-    Numbers(&'a [f64], (f64, f64)),
+    Numbers((f64, f64)),
 }
 
-/// Places in rising order; of equal values in their own order. As whole numbers in the order of the floats, which sort fastest.
-fn sorted(column: ArrayView1<'_, f64>) -> Vec<u32> {
+/// Places in rising order, and whether all values differ; of equal values in their own order. As whole numbers in the order of the floats, which sort fastest.
+fn sorted(column: ArrayView1<'_, f64>) -> (Vec<u32>, bool) {
     let key = |value: f64| {
         // Adding zero makes one zero of both.
         let bits = (value + 0.0).to_bits();
@@ -356,7 +375,8 @@ fn sorted(column: ArrayView1<'_, f64>) -> Vec<u32> {
     let mut keyed: Vec<u128> =
         column.iter().zip(0_u32..).map(|(value, at)| key(*value) << 32 | u128::from(at)).collect();
     keyed.sort_unstable();
-    keyed.into_iter().map(|keyed| (keyed & 0xffff_ffff) as u32).collect()
+    let distinct = keyed.windows(2).all(|pair| pair[0] >> 32 != pair[1] >> 32);
+    (keyed.into_iter().map(|keyed| (keyed & 0xffff_ffff) as u32).collect(), distinct)
 }
 
 /// Those of some rows that have weight, `n` of them, in their order. Without a branch: which rows a tree draws cannot be foreseen.
