@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
+import xgboost
 from golden import header, tensor, write
 from scipy.optimize import minimize
 from scipy.special import log_softmax
@@ -156,5 +157,6 @@ for weighted in [False, True]:
     slope, offset = minimize(cross, [0.0, 0.0], **tight).x
     add("platt", "two classes", {}, two, {"slope": slope, "offset": offset}, weighted)
 
-head = header(__file__, "scikit-learn", 8, {"f64": 1e-6, "svc": 1e-5, "boosted": 1e-5})
+tolerance = {"f64": 1e-6, "svc": 1e-5, "boosted": 1e-5}
+head = header(__file__, "scikit-learn", 8, tolerance, boosted=f"package xgboost-cpu {xgboost.__version__}")
 write("stats/learners", head, cases)

@@ -49,16 +49,18 @@ impl Learner for QuantileRegression {
         let floor = spans.first().copied().unwrap_or(0.0) * 1e-12;
         let kept = spans.iter().filter(|span| **span > floor).count();
         let basis = u.slice(s![.., ..kept]);
-        let unit = y.iter().fold(0.0_f64, |unit, value| unit.max(value.abs()));
+        // Around their mean and in units of the farthest, so that a level far from zero costs no digits.
+        let shift = if self.intercept { ArrayView1::from(y).dot(&table.weights) / table.weights.sum() } else { 0.0 };
+        let unit = y.iter().fold(0.0_f64, |unit, value| unit.max((value - shift).abs()));
         let unit = if unit > 0.0 { unit } else { 1.0 };
         // A weight multiplies its row: the loss of `w r` is `w` times that of `r`. All are divided by the largest.
         let weights = &table.weights / table.weights.fold(0.0_f64, |most, weight| most.max(*weight));
         let rows = &basis * &weights.view().insert_axis(Axis(1));
-        let right = ArrayView1::from(y).mapv(|y| y / unit) * &weights;
+        let right = ArrayView1::from(y).mapv(|y| (y - shift) / unit) * &weights;
         let along = interior(&rows, &right, self.level)?;
         let found = vt.slice(s![..kept, ..]).t().dot(&(along / spans.slice(s![..kept]))) * unit;
         let coefficients = &found.slice(s![1..]) / &sizes;
-        let intercept = if self.intercept { found[0] } else { 0.0 };
+        let intercept = if self.intercept { found[0] + shift } else { 0.0 };
         Ok(Box::new(FittedLinear { coefficients, intercept }))
     }
 

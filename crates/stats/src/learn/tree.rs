@@ -20,6 +20,8 @@ pub struct Tree {
 }
 
 const NAME: &str = "tree";
+/// A split is better than another when it is worth more by this factor: rounding must not choose between equals.
+const TIE: f64 = 1.0 + 1e-10;
 
 impl Learner for Tree {
     fn fit(&self, x: ArrayView2<'_, f64>, y: &Labels, weights: Option<ArrayView1<'_, f64>>) -> Result<Box<dyn Fitted>> {
@@ -189,9 +191,13 @@ impl Grower {
         if order.is_empty() {
             order.push(with_weight(&(0..weights.len() as u32).collect::<Vec<_>>(), weights, n));
         }
-        // Weight and number side by side: the search for splits reads them together, in the order of each feature.
+        // Weight and number side by side: the search for splits reads them together, in the order of each feature. Without a penalty
+        // numbers may start anywhere, and near zero they keep their digits.
         let pairs: Vec<[f64; 2]> = match y {
-            Labels::Numbers(of) => weights.iter().zip(of).map(|(weight, number)| [*weight, *number]).collect(),
+            Labels::Numbers(of) => {
+                let origin = if self.growth.penalty > 0.0 { 0.0 } else { of[0] };
+                weights.iter().zip(of).map(|(weight, number)| [*weight, *number - origin]).collect()
+            }
             Labels::Classes { .. } => Vec::new(),
         };
         let mut grown = Grown { nodes: Vec::new(), answers: Vec::new() };
@@ -245,7 +251,7 @@ impl Grower {
                 shares
             }
             Labels::Numbers(of) => {
-                let (total, mean) = mean(rows, weights, of);
+                let (total, mean) = mean(rows, |row| [weights[row], of[row]]);
                 // The plain mean keeps its bits where there is no penalty.
                 let shrunk = if self.growth.penalty > 0.0 { total / (total + self.growth.penalty) } else { 1.0 };
                 vec![mean * shrunk]
@@ -266,7 +272,7 @@ impl Grower {
         let rows = &order[0][at.clone()];
         let all = match y {
             Labels::Classes { of, count } => Sums::Classes(of, class_sums(rows, weights, of, *count)),
-            Labels::Numbers(of) => Sums::Numbers(mean(rows, weights, of)),
+            Labels::Numbers(_) => Sums::Numbers(mean(rows, |row| pairs[row])),
         };
         let mut best: Option<Split> = None;
         for (seen, feature) in looked.iter().enumerate() {
@@ -349,7 +355,7 @@ impl Grower {
         (above, below): (f64, f64),
         (left, right): (f64, f64),
     ) {
-        let better = best.as_ref().is_none_or(|best| above * best.below > best.above * below);
+        let better = best.as_ref().is_none_or(|best| above * best.below > best.above * below * TIE);
         if better && right > 0.0 && left >= self.growth.min_leaf && right >= self.growth.min_leaf {
             let (low, high) = (scan.value(at), scan.value(at + 1));
             let middle = low + (high - low) / 2.0;
@@ -427,12 +433,13 @@ fn class_sums(rows: &[u32], weights: &[f64], of: &[usize], count: usize) -> (f64
 }
 
 /// The sum of the weights, and the mean; equal numbers have exactly that as their mean.
-fn mean(rows: &[u32], weights: &[f64], of: &[f64]) -> (f64, f64) {
-    let first = of[rows[0] as usize];
+fn mean(rows: &[u32], pair: impl Fn(usize) -> [f64; 2]) -> (f64, f64) {
+    let [_, first] = pair(rows[0] as usize);
     let (mut total, mut sum) = (0.0, 0.0);
     for row in rows {
-        total += weights[*row as usize];
-        sum += weights[*row as usize] * (of[*row as usize] - first);
+        let [weight, number] = pair(*row as usize);
+        total += weight;
+        sum += weight * (number - first);
     }
     (total, first + sum / total)
 }
