@@ -1,9 +1,10 @@
 //! Statistics on matrices of 64-bit floats: what the families below the façade share and what stands on its own.
 //!
 //! Rows are samples and columns are features, in `ndarray` matrices. [`linalg`] holds the factorisations, [`learn`] learners that take
-//! weights of rows, [`transport`] optimal transport, [`conformal`] intervals and sets with guaranteed coverage.
+//! weights of rows, [`transport`] optimal transport, [`conformal`] intervals and sets with guaranteed coverage on [`quantile`]s.
 
 pub mod conformal;
 pub mod learn;
 pub mod linalg;
+pub mod quantile;
 pub mod transport;
