@@ -50,7 +50,7 @@ impl<'a> Target<'a> {
 }
 
 /// The rows that a learner is to be fitted on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lesson {
     /// `[rows, features]`, as the learner is to see them.
     pub x: Array2<f64>,
@@ -80,6 +80,14 @@ pub trait View: Debug + Send + Sync {
     /// When rows have another width than at the fit.
     fn show(&self, rows: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
         Ok(rows.to_owned())
+    }
+
+    /// Rows of the source that the fit has not seen, as the learner sees them: where the source is mapped onto the target, mapped too.
+    ///
+    /// # Errors
+    /// As [`View::show`].
+    fn show_source(&self, rows: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
+        self.show(rows)
     }
 
     /// The learner's answers to rows of the target, put right: under other shares of classes, say.

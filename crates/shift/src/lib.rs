@@ -2,22 +2,29 @@
 //!
 //! A method of [`Align`] sees labelled rows of a source and rows of a target without labels (that type has no place for them) and gives
 //! back a [`Lesson`], the rows, labels and weights to learn from, and a [`View`], how rows of the target look to the learner.
+//! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
 
 mod align;
 pub mod density;
+mod fit;
 mod gaussian_weights;
 mod kde_weights;
 mod kliep;
 mod kmm;
 mod nearest_weights;
+mod prediction_entropy;
 pub mod ratio;
 mod rulsif;
+mod score;
+mod source_only;
 
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
+pub use fit::Fit;
 pub use gaussian_weights::GaussianRatio;
 pub use kde_weights::KdeRatio;
 pub use kliep::Bells;
 pub use rulsif::ULSIF;
+pub use score::{AnyScore, Case, Score};
 
 acclimate_core::methods! {
     /// All methods of alignment.
@@ -28,7 +35,13 @@ acclimate_core::methods! {
         kmm::Kmm,
         nearest_weights::NearestWeights,
         rulsif::Rulsif,
+        source_only::SourceOnly,
     ] presets [
         rulsif::ULSIF = rulsif::Rulsif { "alpha = 0.0" } ["", "gammas = [0.5]\npenalties = [0.1]"],
     ];
+}
+
+acclimate_core::methods! {
+    /// All scores without labels of the target.
+    pub static SCORES: dyn AnyScore = [prediction_entropy::PredictionEntropy];
 }

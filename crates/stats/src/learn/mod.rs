@@ -1,5 +1,15 @@
 //! Learners that take a weight for each row.
 
+mod calibrate;
+mod kernel;
+mod newton;
+mod svc;
+mod table;
+
+pub use calibrate::Platt;
+pub use kernel::Kernel;
+pub use svc::Svc;
+
 use acclimate_core::{Error, Result};
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
