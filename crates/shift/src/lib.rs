@@ -5,7 +5,10 @@
 //! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
 
 mod align;
+mod bbse;
 pub mod density;
+mod elsa;
+mod em;
 mod fit;
 mod gaussian_weights;
 mod kde_weights;
@@ -13,7 +16,9 @@ mod kliep;
 mod kmm;
 mod nearest_weights;
 mod prediction_entropy;
+pub mod prior;
 pub mod ratio;
+mod rlls;
 mod rulsif;
 mod score;
 mod source_only;
@@ -29,11 +34,15 @@ pub use score::{AnyScore, Case, Score};
 acclimate_core::methods! {
     /// All methods of alignment.
     pub static ALIGN: dyn AnyAlign = [
+        bbse::Bbse,
+        elsa::Elsa,
+        em::Em,
         gaussian_weights::GaussianWeights,
         kde_weights::KdeWeights,
         kliep::Kliep,
         kmm::Kmm,
         nearest_weights::NearestWeights,
+        rlls::Rlls,
         rulsif::Rulsif,
         source_only::SourceOnly,
     ] presets [
