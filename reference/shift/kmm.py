@@ -47,6 +47,6 @@ for gamma in [0.5, 5.0]:
     weights = skada_weights(KMMReweightAdapter(gamma=gamma), *data)
     cases.append(case(f"gamma_{gamma}_compat", {"gamma": gamma, "compat": True}, *data, {"weights": weights}))
 for name, gamma, bound, slack in [("free", 5.0, 1000.0, None), ("bounded", 5.0, 1.2, None), ("tight", 3.0, 1.5, 0.05)]:
-    settings = {"gamma": gamma, "bound": bound} | ({} if slack is None else {"slack": slack})
+    settings = {"gamma": gamma, "bound": bound, "tolerance": 1e-13} | ({} if slack is None else {"slack": slack})
     cases.append(case(name, settings, *data, {"weights": solved(source, target, gamma, bound, slack)}))
 write("shift/kmm", header(__file__, "skada", 4, {"f64": 2e-4}), cases)

@@ -191,13 +191,15 @@ impl Kliep {
 fn mixture(m: &Array2<f64>) -> Result<Array1<f64>> {
     let rows = m.nrows() as f64;
     let mut shares = Array1::from_elem(m.ncols(), 1.0 / m.ncols() as f64);
-    let ratios = |shares: &Array1<f64>| m.t().dot(&m.dot(shares).mapv(|p| 1.0 / p)) / rows;
+    // A product with a transposed matrix strides over memory; a copy does not.
+    let turned = m.t().as_standard_layout().to_owned();
+    let ratios = |shares: &Array1<f64>| turned.dot(&m.dot(shares).mapv(|p| 1.0 / p)) / rows;
     for round in 0..300 {
         let ratio = ratios(&shares);
         if ratio.iter().copied().fold(0.0, f64::max) <= 1.0 + 1e-9 {
             break;
         }
-        if round < 8 {
+        if round < 20 {
             shares *= &ratio;
         } else if !newton(m, &mut shares)? {
             shares *= &ratios(&shares);
@@ -213,7 +215,7 @@ fn newton(m: &Array2<f64>, shares: &mut Array1<f64>) -> Result<bool> {
     let rows = m.nrows() as f64;
     let value = |shares: &Array1<f64>| shares.sum() - m.dot(shares).mapv(f64::ln).sum() / rows;
     let scaled = m / &m.dot(&*shares).insert_axis(Axis(1));
-    let mut hessian = linalg::product(scaled.t(), scaled.view()) / rows;
+    let mut hessian = scaled.t().dot(&scaled) / rows;
     let ridge = 1e-12 * hessian.diag().sum();
     hessian.diag_mut().mapv_inplace(|entry| entry + ridge);
     // The quadratic model at β is ½ zᵀ H z − (s + H β)ᵀ z with the slope s = ratio − 1.
@@ -238,9 +240,15 @@ fn nonnegative(h: &Array2<f64>, c: &Array1<f64>, start: &Array1<f64>) -> Result<
     let trace = 1e-3 / size as f64;
     let mut z = start.mapv(|share| if share > trace { share } else { 0.0 });
     let mut active: Vec<usize> = (0..size).filter(|l| z[*l] > 0.0).collect();
-    for _ in 0..10 * size {
+    for round in 0..10 * size {
         let own = h.select(Axis(0), &active).select(Axis(1), &active);
         let best = linalg::solve_positive(own.view(), c.select(Axis(0), &active).insert_axis(Axis(1)).view())?;
+        if round < 6 && best.iter().any(|best| *best <= 0.0) {
+            // At first all that the unbounded solution has below zero leave at once; the rounds below bring back what left too soon.
+            active.iter().zip(&best).filter(|(_, best)| **best <= 0.0).for_each(|(l, _)| z[*l] = 0.0);
+            active.retain(|l| z[*l] > 0.0);
+            continue;
+        }
         let below = |(l, best): (&usize, &f64)| if *best <= 0.0 { z[*l] / (z[*l] - best) } else { 1.0 };
         let reach = active.iter().zip(&best).map(below).fold(1.0, f64::min);
         for (l, best) in active.iter().zip(&best) {
@@ -267,8 +275,9 @@ fn nonnegative(h: &Array2<f64>, c: &Array1<f64>, start: &Array1<f64>) -> Result<
 fn constrained(likely: &Array2<f64>, mean: &Array1<f64>) -> Array1<f64> {
     let mut alpha = Array1::<f64>::ones(mean.len());
     let mut before = likely.dot(&alpha).mapv(f64::ln).sum();
+    let turned = likely.t().as_standard_layout().to_owned();
     for _ in 0..1000 {
-        alpha = &alpha + &(likely.t().dot(&likely.dot(&alpha).mapv(|w| 1.0 / w)) * f64::EPSILON);
+        alpha = &alpha + &(turned.dot(&likely.dot(&alpha).mapv(|w| 1.0 / w)) * f64::EPSILON);
         alpha = &alpha + &(mean * ((1.0 - mean.dot(&alpha)) / mean.dot(mean)));
         alpha.mapv_inplace(|a| a.max(0.0));
         alpha /= mean.dot(&alpha);

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 /// $\kappa_i = \frac n m \sum_j k(x_i, x'_j)$ over the target's $m$,
 /// $$\min_\beta\ \tfrac12 \beta^\top K \beta - \kappa^\top \beta \qquad\text{where}\quad 0 \le \beta_i \le B, \quad
 ///   \Big|\sum_i \beta_i - n\Big| \le n \varepsilon, \qquad \varepsilon = 1 - 1/\sqrt n.$$
-/// The value is $\frac{n^2}{2} |\frac1n \sum_i \beta_i \phi(x_i) - \frac1m \sum_j \phi(x'_j)|^2$ and a constant. Pairs of weights move until the
-/// conditions of optimality hold; `gap` is what is at most missing to the smallest value, as a share of it. The weights are brought to mean one.
+/// The value is $\frac{n^2}{2} |\frac1n \sum_i \beta_i \phi(x_i) - \frac1m \sum_j \phi(x'_j)|^2$ and a constant. Pairs of weights move until
+/// `gap`, what is at most missing to the smallest value as a share of it, is below `tolerance`. The weights are brought to mean one.
 ///
 /// # When to use
 /// Covariate shift in any number of columns where distances mean something; standardise first. Weights exist for the given source rows
@@ -52,13 +52,23 @@ pub struct Kmm {
     /// The pairs of weights that move at most, for each source row.
     #[method(min = 1)]
     pub steps: usize,
+    /// What may be missing to the smallest value, as a share of it.
+    #[method(above = 0)]
+    pub tolerance: f64,
     /// Solves and scales as skada 0.4.0 does.
     pub compat: bool,
 }
 
 impl Default for Kmm {
     fn default() -> Self {
-        Self { gamma: Gamma::Rule(GammaRule::Auto), bound: 1000.0, slack: None, steps: 200, compat: false }
+        Self {
+            gamma: Gamma::Rule(GammaRule::Auto),
+            bound: 1000.0,
+            slack: None,
+            steps: 200,
+            tolerance: 1e-3,
+            compat: false,
+        }
     }
 }
 
@@ -90,7 +100,7 @@ impl Align for Kmm {
             slab,
         };
         let scale = kappa.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-        let found = qp.solve(one.view(), 1e-6 * scale, self.steps.saturating_mul(n))?;
+        let found = qp.solve(one.view(), 1e-12 * scale, self.tolerance, self.steps.saturating_mul(n))?;
         let (weights, _) = ratio::mean_one(who, found.x)?;
         let mut facts = ratio::facts(weights.view());
         facts.push(("gap", found.gap / found.value.abs().max(f64::MIN_POSITIVE)));

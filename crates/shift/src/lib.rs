@@ -14,6 +14,7 @@ mod gaussian_weights;
 mod kde_weights;
 mod kliep;
 mod kmm;
+mod mmd_tars;
 mod nearest_weights;
 mod prediction_entropy;
 pub mod prior;
@@ -41,6 +42,7 @@ acclimate_core::methods! {
         kde_weights::KdeWeights,
         kliep::Kliep,
         kmm::Kmm,
+        mmd_tars::MmdTars,
         nearest_weights::NearestWeights,
         rlls::Rlls,
         rulsif::Rulsif,

@@ -104,7 +104,6 @@ pub fn reweigh(probabilities: ArrayView2<'_, f64>, weights: &[f64]) -> Array2<f6
 
 /// Labels of the source beside probabilities of both domains, checked, with the shares of the source.
 pub(crate) struct Answers<'a> {
-    pub(crate) source: ArrayView2<'a, f64>,
     pub(crate) of: &'a [usize],
     pub(crate) target: ArrayView2<'a, f64>,
     pub(crate) shares: Vec<f64>,
@@ -143,7 +142,7 @@ impl<'a> Answers<'a> {
                 "{who}: no row of the source has class {class}, so nothing tells its share in the target; leave the class out or label a row"
             )));
         }
-        Ok(Self { source, of, target, shares })
+        Ok(Self { of, target, shares })
     }
 }
 
@@ -196,7 +195,7 @@ impl Moments {
             coefficients: coefficients.view(),
             slab: [1.0, 1.0],
         };
-        Ok(qp.solve(start.view(), 1e-12, 100_000)?.x.to_vec())
+        Ok(qp.solve(start.view(), 1e-12, 0.0, 100_000)?.x.to_vec())
     }
 
     /// The estimate with the covariance that the moments' own spread gives it, to first order.

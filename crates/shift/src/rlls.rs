@@ -119,7 +119,7 @@ fn shrunken(moments: &Moments, pull: f64) -> Result<Array1<f64>> {
             coefficients: ones.view(),
             slab: [-1e9, 1e9],
         };
-        theta = qp.solve(theta.view(), 1e-14, 200_000)?.x;
+        theta = qp.solve(theta.view(), 1e-14, 0.0, 200_000)?.x;
         Ok(theta.clone())
     };
     // With squares the program has the same solution at the ridge where `ridge |θ| = pull |A θ − d|`; the left over the right only rises.

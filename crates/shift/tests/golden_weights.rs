@@ -77,5 +77,6 @@ references! {
     nearest_weights_equal_skada_and_a_search: "nearest_weights",
     kmm_equals_skada_and_slsqp: "kmm",
     kliep_equals_skada_and_slsqp: "kliep",
+    mmd_tars_equals_skada: "mmd_tars",
     rulsif_equals_its_closed_form: "rulsif",
 }

@@ -86,7 +86,7 @@ fn kmm_says_how_little_is_missing() {
     let (source, target) = (cloud(6, 200, 2, 0.0), cloud(7, 150, 2, 0.6));
     let (_, _, facts) = weights("kmm", source.view(), target.view());
     let gap = facts.iter().find(|(fact, _)| *fact == "gap").unwrap().1;
-    assert!(gap < 1e-4, "{gap}");
+    assert!(gap <= 1e-3, "{gap}");
 }
 
 /// Three Gaussian classes under label shift with their true posteriors: source rows, labels and target rows.

@@ -6,9 +6,24 @@ use ndarray::{Array2, ArrayView2};
 /// The Gaussian kernel `exp(−gamma |a − b|²)` between all rows of `a` and all of `b`.
 pub fn rbf(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, gamma: f64) -> Array2<f64> {
     use rayon::prelude::*;
-    let mut found = squared_distances(a, b);
-    let numbers = found.as_slice_mut().expect("distances are made in rows");
-    numbers.par_chunks_mut(1 << 14).for_each(|some| some.iter_mut().for_each(|d| *d = (-gamma * *d).exp()));
+    let mut found = Array2::zeros((a.nrows(), b.nrows()));
+    let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
+    let width = b.nrows().max(1);
+    let row = |(i, row): (usize, &mut [f64])| {
+        let from = a.row(i);
+        for (value, to) in row.iter_mut().zip(b.rows()) {
+            let square: f64 = from.iter().zip(to).map(|(x, y)| (x - y) * (x - y)).sum();
+            *value = (-gamma * square).exp();
+        }
+    };
+    // To wake other threads costs more than a small matrix.
+    let serial = found.len() < 1 << 17;
+    let numbers = found.as_slice_mut().expect("made here");
+    if serial {
+        numbers.chunks_mut(width).enumerate().for_each(row);
+    } else {
+        numbers.par_chunks_mut(width).enumerate().for_each(row);
+    }
     found
 }
 

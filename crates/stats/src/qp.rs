@@ -37,12 +37,12 @@ pub struct QpSolution {
 }
 
 impl Qp<'_> {
-    /// Minimises from a feasible `start` until the conditions of optimality hold to `tolerance`, in units of the gradient over `a`, or
-    /// `most` pairs have moved; the gap tells how good the end is.
+    /// Minimises from a feasible `start` until the conditions of optimality hold to `tolerance`, in units of the gradient over `a`,
+    /// the gap is at most `share` of the value, or `most` pairs have moved; the gap tells how good the end is.
     ///
     /// # Errors
     /// When sizes differ, the start is not feasible, or numbers are not finite.
-    pub fn solve(&self, start: ArrayView1<'_, f64>, tolerance: f64, most: usize) -> Result<QpSolution> {
+    pub fn solve(&self, start: ArrayView1<'_, f64>, tolerance: f64, share: f64, most: usize) -> Result<QpSolution> {
         let n = self.linear.len();
         let sizes = [self.quadratic.nrows(), self.quadratic.ncols(), self.lower.len(), self.upper.len()];
         if sizes.iter().chain(&[self.coefficients.len(), start.len()]).any(|size| *size != n) {
@@ -69,6 +69,14 @@ impl Qp<'_> {
         }
         let mut updates = 0;
         while updates < most {
+            // The gap costs as much as choosing a pair.
+            if share > 0.0 && updates % 64 == 63 {
+                let (at, slope) = (ArrayView1::from(&x[..n]), ArrayView1::from(&gradient[..n]));
+                let value = 0.5 * (at.dot(&slope) + at.dot(&self.linear));
+                if self.gap(at, slope) <= share * value.abs() {
+                    break;
+                }
+            }
             // The variable whose `aᵀ x` rises with the largest gain, then the partner of the largest decrease to second order.
             let (mut best, mut first) = (f64::NEG_INFINITY, None);
             let mut worst = f64::INFINITY;
@@ -125,23 +133,27 @@ impl Qp<'_> {
         Ok(self.certify(Array1::from(x), updates))
     }
 
-    /// The duality gap by the multiplier of the slab that the gradient suggests.
+    /// The value and the gap at a point, from its own gradient.
     fn certify(&self, x: Array1<f64>, updates: usize) -> QpSolution {
         let product = self.quadratic.dot(&x);
         let value = 0.5 * x.dot(&product) + self.linear.dot(&x);
         let gradient = product + self.linear;
-        let sum = self.coefficients.dot(&x);
-        let mut inner: Vec<f64> = (0..x.len())
-            .filter(|t| x[*t] > self.lower[*t] && x[*t] < self.upper[*t])
-            .map(|t| -gradient[t] / self.coefficients[t])
-            .collect();
-        let all = || (0..x.len()).map(|t| -gradient[t] / self.coefficients[t]);
+        let gap = self.gap(x.view(), gradient.view());
+        QpSolution { x, value, gap, updates }
+    }
+
+    /// The duality gap by the multiplier of the slab that the gradient suggests, or none.
+    fn gap(&self, x: ArrayView1<'_, f64>, gradient: ArrayView1<'_, f64>) -> f64 {
+        let multiplier_at = |t: usize| -gradient[t] / self.coefficients[t];
+        let mut inner: Vec<f64> =
+            (0..x.len()).filter(|t| x[*t] > self.lower[*t] && x[*t] < self.upper[*t]).map(multiplier_at).collect();
         if inner.is_empty() {
-            inner = all().collect();
+            inner = (0..x.len()).map(multiplier_at).collect();
         }
-        inner.sort_by(f64::total_cmp);
-        let candidates = [0.0, inner.get(inner.len() / 2).copied().unwrap_or(0.0)];
-        let gap_at = |multiplier: f64| {
+        let middle = inner.len() / 2;
+        let median = if inner.is_empty() { 0.0 } else { *inner.select_nth_unstable_by(middle, f64::total_cmp).1 };
+        let sum = self.coefficients.dot(&x);
+        let at = |multiplier: f64| {
             let least = |t: usize| {
                 let r = gradient[t] + multiplier * self.coefficients[t];
                 r * x[t] - (r * self.lower[t]).min(r * self.upper[t])
@@ -151,8 +163,7 @@ impl Qp<'_> {
                 if multiplier > 0.0 { multiplier * (self.slab[1] - sum) } else { multiplier * (self.slab[0] - sum) };
             (0..x.len()).map(least).sum::<f64>() + slab.max(0.0)
         };
-        let gap = candidates.into_iter().map(gap_at).fold(f64::INFINITY, f64::min).max(0.0);
-        QpSolution { x, value, gap, updates }
+        at(0.0).min(at(median)).max(0.0)
     }
 }
 
@@ -175,10 +186,10 @@ mod tests {
             coefficients: one.view(),
             slab: [1.0, 1.0],
         };
-        let found = qp.solve(array![0.2, 0.3, 0.5].view(), 1e-12, 1000).unwrap();
+        let found = qp.solve(array![0.2, 0.3, 0.5].view(), 1e-12, 0.0, 1000).unwrap();
         assert!((&found.x - &array![1.0, 0.0, 0.0]).iter().all(|d| d.abs() < 1e-12), "{}", found.x);
         assert!(found.gap < 1e-9);
-        assert!(qp.solve(zero.view(), 1e-12, 1000).is_err());
+        assert!(qp.solve(zero.view(), 1e-12, 0.0, 1000).is_err());
     }
 
     #[test]
@@ -197,8 +208,8 @@ mod tests {
             coefficients: a.view(),
             slab: [-3.0, 2.0],
         };
-        let rough = qp.solve(zero.view(), 1e-2, 100_000).unwrap();
-        let fine = qp.solve(zero.view(), 1e-10, 1_000_000).unwrap();
+        let rough = qp.solve(zero.view(), 1e-2, 0.0, 100_000).unwrap();
+        let fine = qp.solve(zero.view(), 1e-10, 0.0, 1_000_000).unwrap();
         assert!(rough.value - fine.value <= rough.gap + 1e-9 && fine.gap < 1e-6, "{} {}", rough.gap, fine.gap);
         let sum = a.dot(&fine.x);
         assert!((-3.0 - 1e-9..=2.0 + 1e-9).contains(&sum), "{sum}");
