@@ -3,6 +3,7 @@ use crate::{Align, Aligned, Host, Lesson, Source, Target, View, ratio};
 use acclimate_core::{Error, Method, Result};
 use acclimate_stats::{kernel::rbf, learn::select, linalg};
 use ndarray::{Array1, Array2, ArrayView2, Axis};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Fits the ratio of densities as a sum of bells under which the target is likeliest.
@@ -158,27 +159,27 @@ impl Kliep {
             )));
         }
         let order = drawn_order(target.x, host.seed, "kliep folds");
+        let pick = |fold: usize, held: bool| -> Vec<usize> {
+            let places = (0..rows).filter(|place| (place % self.folds == fold) == held);
+            let mut rows: Vec<usize> = places.map(|place| order[place]).collect();
+            rows.sort_unstable();
+            rows
+        };
+        let score = |gamma: f64, fold: usize| -> f64 {
+            // A width at which nothing meets is not a fault while there are others.
+            let Ok((bells, _)) = self.fit(gamma, source.x, select(target.x, &pick(fold, false)).view(), host.seed)
+            else {
+                return f64::NEG_INFINITY;
+            };
+            let found = bells.at(select(target.x, &pick(fold, true)).view());
+            found.mapv(|w| (w + f64::EPSILON).ln()).mean().unwrap_or(0.0)
+        };
+        let jobs: Vec<(f64, usize)> =
+            gammas.iter().flat_map(|gamma| (0..self.folds).map(move |fold| (*gamma, fold))).collect();
+        let scores: Vec<f64> = jobs.into_par_iter().map(|(gamma, fold)| score(gamma, fold)).collect();
         let mut best = (f64::NEG_INFINITY, gammas[0]);
-        for gamma in gammas {
-            let mut score = 0.0;
-            for fold in 0..self.folds {
-                let pick = |held: bool| -> Vec<usize> {
-                    let mut rows: Vec<usize> = (0..rows)
-                        .filter(|place| (place % self.folds == fold) == held)
-                        .map(|place| order[place])
-                        .collect();
-                    rows.sort_unstable();
-                    rows
-                };
-                // A width at which nothing meets is not a fault while there are others.
-                let Ok((bells, _)) = self.fit(*gamma, source.x, select(target.x, &pick(false)).view(), host.seed)
-                else {
-                    score = f64::NEG_INFINITY;
-                    break;
-                };
-                let found = bells.at(select(target.x, &pick(true)).view());
-                score += found.mapv(|w| (w + f64::EPSILON).ln()).mean().unwrap_or(0.0);
-            }
+        for (gamma, scores) in gammas.iter().zip(scores.chunks(self.folds)) {
+            let score = scores.iter().sum::<f64>();
             if score > best.0 {
                 best = (score, *gamma);
             }

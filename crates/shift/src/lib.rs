@@ -19,6 +19,7 @@ mod nearest_weights;
 mod prediction_entropy;
 pub mod prior;
 pub mod ratio;
+mod retasa;
 mod rlls;
 mod rulsif;
 mod score;
@@ -29,6 +30,7 @@ pub use fit::Fit;
 pub use gaussian_weights::GaussianRatio;
 pub use kde_weights::KdeRatio;
 pub use kliep::Bells;
+pub use retasa::TargetShift;
 pub use rulsif::ULSIF;
 pub use score::{AnyScore, Case, Score};
 
@@ -44,6 +46,7 @@ acclimate_core::methods! {
         kmm::Kmm,
         mmd_tars::MmdTars,
         nearest_weights::NearestWeights,
+        retasa::Retasa,
         rlls::Rlls,
         rulsif::Rulsif,
         source_only::SourceOnly,
