@@ -10,7 +10,6 @@ pub mod metrics;
 mod npz;
 mod rdata;
 mod scenario;
-mod shifted;
 mod source;
 pub mod split;
 mod table;
@@ -26,7 +25,6 @@ pub use images::{Channels, Idx, Image, MAX_SIDE};
 pub use language::Document;
 pub use npz::NpyRows;
 pub use scenario::{LabelOrder, Mixture, Scenario, Shift, Step};
-pub use shifted::{ShiftKind, ShiftedPair, ShiftedSplit};
 pub use source::Source;
 pub use table::{Encoding, MAX_BYTES, MAX_CELL, MAX_COLUMNS, MAX_ROWS, ReadOptions, Table, Value};
 pub use task::{

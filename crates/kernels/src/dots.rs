@@ -1,23 +1,55 @@
 //! Dot products of packed rows with a few rows of numbers.
 //!
 //! A matrix that is read once for a single row of numbers takes its time in unpacking. The formats of most files go from bytes to
-//! products without leaving the registers; the others are unpacked a segment at a time.
+//! products without leaving the registers, in f32 or as whole numbers; the others are unpacked a segment at a time.
 
+#[cfg(target_arch = "x86_64")]
+use crate::fixed;
 use crate::formats::{Format, unpacked_dots};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Kind;
 use crate::simd::Level;
 
-/// The dot products of packed rows with the rows of `x`, `width` numbers each: `out` `[rows, rows of x]`.
-pub(crate) fn dots(level: Level, format: Format, bytes: &[u8], width: usize, x: &[f32], out: &mut [f32]) {
+/// A few rows of numbers that packed rows are multiplied with.
+pub(crate) struct Few<'a> {
+    x: &'a [f32],
+    width: usize,
+    /// A single row in fixed point, where that is faster.
+    #[cfg(target_arch = "x86_64")]
+    fixed: Option<Vec<fixed::Block>>,
+}
+
+impl<'a> Few<'a> {
+    /// The rows of `x`, `width` numbers each, for products with rows packed in this format at this level.
+    ///
+    /// With AVX2 a single row is put in fixed point. Several share what is unpacked, and 512 bits unpack four bits by looking them up: no
+    /// gain there.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub(crate) fn new(level: Level, format: Format, width: usize, x: &'a [f32]) -> Self {
+        Self {
+            x,
+            width,
+            #[cfg(target_arch = "x86_64")]
+            fixed: (level.kind() == Kind::Avx2 && x.len() == width).then(|| fixed::blocks(level, format, x)).flatten(),
+        }
+    }
+}
+
+/// The dot products of packed rows with the rows of `few`, made for this level and format: `out` `[rows, rows of few]`.
+pub(crate) fn dots(level: Level, format: Format, bytes: &[u8], few: &Few<'_>, out: &mut [f32]) {
+    let Few { x, width, .. } = *few;
     #[cfg(target_arch = "x86_64")]
     {
         // SAFETY: a `Level` of a kind exists only where the processor has all its features.
         let done = unsafe {
-            match level.kind() {
-                Kind::Portable => false,
-                Kind::Avx2 => x86::avx2(format, bytes, width, x, out),
-                Kind::Avx512 => x86::avx512(format, bytes, width, x, out),
+            match (level.kind(), &few.fixed) {
+                (Kind::Portable, _) => false,
+                (Kind::Avx2, Some(x)) => {
+                    fixed::dots(format, bytes, x, out);
+                    true
+                }
+                (Kind::Avx2, None) => x86::avx2(format, bytes, width, x, out),
+                (Kind::Avx512, _) => x86::avx512(format, bytes, width, x, out),
             }
         };
         if done {

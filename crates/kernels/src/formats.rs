@@ -434,7 +434,7 @@ fn q6k(block: &[u8; 210], out: &mut [f32; 256]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dots::dots;
+    use crate::dots::{Few, dots};
     use crate::simd::Level;
 
     /// Bytes that are finite numbers in every format: no byte is 0x7C or more, so that no factor is infinite.
@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn dots_are_sums_of_products_at_every_level() {
         for format in Format::ALL {
-            for (width, few) in [(256, 1), (1024 + 256, 2), (2048, 3), (512, 4)] {
+            for (width, few) in [(256, 1), (1024 + 256, 1), (1024 + 256, 2), (2048, 3), (512, 4)] {
                 let rows = 7;
                 let bytes = bytes(rows * width / format.block() * format.bytes());
                 let mut numbers = vec![0.0; rows * width];
@@ -480,7 +480,7 @@ mod tests {
                 let x: Vec<f32> = (0..few * width).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
                 for level in Level::available() {
                     let mut out = vec![f32::NAN; rows * few];
-                    dots(level, format, &bytes, width, &x, &mut out);
+                    dots(level, format, &bytes, &Few::new(level, format, width, &x), &mut out);
                     for (i, got) in out.iter().enumerate() {
                         let pairs = numbers[i / few * width..][..width].iter().zip(&x[i % few * width..]);
                         let products = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b));

@@ -27,6 +27,8 @@ mod depthwise;
 mod dots;
 mod elementwise;
 mod extension;
+#[cfg(target_arch = "x86_64")]
+mod fixed;
 mod formats;
 mod gate;
 mod implicit;

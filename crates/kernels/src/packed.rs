@@ -1,6 +1,6 @@
 //! Frozen matrices, dense or packed.
 
-use crate::dots::dots;
+use crate::dots::{Few, dots};
 use crate::formats::{Format, unpack};
 use crate::has_kernels;
 use crate::linear::{Linear, Source, whole};
@@ -391,12 +391,12 @@ pub(crate) fn few_rows(matrix: &Packed, x: &[f32], bias: Option<&[f32]>, out: &m
     let (rows, stride, level) = (x.len() / width, matrix.stride(), Level::best());
     assert_eq!([x.len(), out.len()], [rows * width, rows * outputs], "sizes of a product");
     let out = Shared::new(out);
-    let least = WORTH.div_ceil(DOTS * x.len());
+    let (few, least) = (Few::new(level, matrix.format, width, x), WORTH.div_ceil(DOTS * x.len()));
     (0..outputs.div_ceil(DOTS)).into_par_iter().with_min_len(least).for_each(|task| {
         let part = task * DOTS..outputs.min((task + 1) * DOTS);
         let mut sums = [0.0; DOTS * FEW];
         let sums = &mut sums[..part.len() * rows];
-        dots(level, matrix.format, &matrix.bytes[part.start * stride..part.end * stride], width, x, sums);
+        dots(level, matrix.format, &matrix.bytes[part.start * stride..part.end * stride], &few, sums);
         if let Some(bias) = bias {
             for (sums, bias) in sums.chunks_exact_mut(rows).zip(&bias[part.clone()]) {
                 sums.iter_mut().for_each(|sum| *sum += bias);

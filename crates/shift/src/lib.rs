@@ -5,10 +5,14 @@
 //! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
 
 mod align;
+<<<<<<< HEAD
 mod bbse;
 pub mod density;
 mod elsa;
 mod em;
+=======
+mod explanation;
+>>>>>>> main
 mod fit;
 mod gaussian_weights;
 mod kde_weights;
@@ -23,9 +27,11 @@ mod retasa;
 mod rlls;
 mod rulsif;
 mod score;
+mod simulated;
 mod source_only;
 
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
+pub use explanation::{Affine, Candidate, Explanation, Kind};
 pub use fit::Fit;
 pub use gaussian_weights::GaussianRatio;
 pub use kde_weights::KdeRatio;
@@ -33,6 +39,7 @@ pub use kliep::Bells;
 pub use retasa::TargetShift;
 pub use rulsif::ULSIF;
 pub use score::{AnyScore, Case, Score};
+pub use simulated::{ShiftKind, ShiftedPair, ShiftedSplit};
 
 acclimate_core::methods! {
     /// All methods of alignment.

@@ -8,5 +8,9 @@ pub mod conformal;
 pub mod kernel;
 pub mod learn;
 pub mod linalg;
+<<<<<<< HEAD
 pub mod qp;
+=======
+pub mod mixture;
+>>>>>>> main
 pub mod transport;

@@ -1,14 +1,32 @@
 //! Learners that take a weight for each row.
 
+mod boosted;
 mod calibrate;
+mod forest;
 mod kernel;
+mod kernel_ridge;
+mod logistic;
+mod nearest;
 mod newton;
+mod quantile_forest;
+mod quantile_regression;
+mod ridge;
 mod svc;
 mod table;
+mod tree;
 
-pub use calibrate::Platt;
+pub use boosted::Boosted;
+pub use calibrate::{Bcts, Platt, Temperature};
+pub use forest::Forest;
 pub use kernel::Kernel;
+pub use kernel_ridge::KernelRidge;
+pub use logistic::Logistic;
+pub use nearest::Nearest;
+pub use quantile_forest::{FittedQuantileForest, QuantileForest};
+pub use quantile_regression::QuantileRegression;
+pub use ridge::{Linear, Ridge};
 pub use svc::Svc;
+pub use tree::Tree;
 
 use acclimate_core::{Error, Result};
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};

@@ -79,14 +79,50 @@ pub(super) fn logistic(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
 }
 
+/// The largest of some numbers.
+pub(super) fn top(row: ArrayView1<'_, f64>) -> f64 {
+    row.fold(f64::NEG_INFINITY, |top, value| top.max(*value))
+}
+
 /// Turns each row into probabilities, `exp` of each value over their sum, and gives the logarithm of that sum for each row.
 pub(super) fn softmax(values: &mut Array2<f64>) -> Array1<f64> {
     let each = |mut row: ndarray::ArrayViewMut1<'_, f64>| {
-        let top = row.fold(f64::NEG_INFINITY, |top, value| top.max(*value));
-        row.mapv_inplace(|value| (value - top).exp());
+        let most = top(row.view());
+        row.mapv_inplace(|value| (value - most).exp());
         let sum = row.sum();
         row /= sum;
-        top + sum.ln()
+        most + sum.ln()
     };
     values.rows_mut().into_iter().map(each).collect()
+}
+
+/// The classes that have rows, and the place of each row's among them.
+pub(super) fn present(of: &[usize], count: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut place = vec![usize::MAX; count];
+    of.iter().for_each(|class| place[*class] = 0);
+    let classes: Vec<usize> = (0..count).filter(|class| place[*class] == 0).collect();
+    classes.iter().enumerate().for_each(|(at, class)| place[*class] = at);
+    (classes, of.iter().map(|class| place[*class]).collect())
+}
+
+/// Probabilities of `count` classes out of the scores of those that have rows: of the second where there are two.
+pub(super) fn probabilities(mut scores: Array2<f64>, classes: &[usize], count: usize) -> Array2<f64> {
+    let mut answers = Array2::zeros((scores.nrows(), count));
+    match classes {
+        [only] => answers.column_mut(*only).fill(1.0),
+        [low, high] => {
+            for (row, score) in scores.iter().enumerate() {
+                // Each from its own side: a small share keeps its digits.
+                answers[[row, *low]] = logistic(-score);
+                answers[[row, *high]] = logistic(*score);
+            }
+        }
+        classes => {
+            softmax(&mut scores);
+            for (place, class) in classes.iter().enumerate() {
+                answers.column_mut(*class).assign(&scores.column(place));
+            }
+        }
+    }
+    answers
 }

@@ -216,7 +216,7 @@ fn clusters(n: usize, draws: &mut RandomState) -> (Array2<f64>, Vec<usize>) {
 }
 
 fn stacked(parts: &[Array2<f64>]) -> Array2<f64> {
-    let views: Vec<ArrayView2<'_, f64>> = parts.iter().map(Array2::view).collect();
+    let views: Vec<ArrayView2<'_, f64>> = parts.iter().map(|part| part.view()).collect();
     concatenate(Axis(0), &views).expect("all parts have two columns")
 }
 

@@ -48,4 +48,4 @@ def case(kind, seed):
 if __name__ == "__main__":
     cases = [case(kind, seed) for kind in KINDS for seed in (0, 7)]
     # Rows are single precision: a last place may differ where sums were added in another order.
-    write("data/shifted", header(__file__, "skada", None, 1e-6), cases)
+    write("shift/simulated", header(__file__, "skada", None, 1e-6), cases)

@@ -1,16 +1,16 @@
 //! The draws of numpy's `RandomState`, so that data published as "seed 0" are the same data.
 
-use rand_mt::Mt19937GenRand32;
+use rand_mt::Mt;
 
 /// numpy's legacy generator.
 pub(super) struct RandomState {
-    twister: Mt19937GenRand32,
+    twister: Mt,
     spare: Option<f64>,
 }
 
 impl RandomState {
     pub(super) fn new(seed: u32) -> Self {
-        Self { twister: Mt19937GenRand32::new(seed), spare: None }
+        Self { twister: Mt::new(seed), spare: None }
     }
 
     /// `rand()`: uniform on `[0, 1)` with 53 bits.

@@ -1,10 +1,10 @@
 //! Simulated pairs against skada's own.
 
-use acclimate_data::{ShiftKind, ShiftedPair};
+use acclimate_shift::{ShiftKind, ShiftedPair};
 use serde_json::Value;
 
 fn golden() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/data/shifted.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/shift/simulated.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
