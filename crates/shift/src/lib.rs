@@ -5,13 +5,17 @@
 //! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
 
 mod align;
+mod calculator;
 mod fit;
+mod loki;
 mod prediction_entropy;
 mod score;
 mod source_only;
 
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
+pub use calculator::{AnyCalculator, Calculator};
 pub use fit::Fit;
+pub use loki::{LabelGraph, LabelTree};
 pub use score::{AnyScore, Case, Score};
 
 acclimate_core::methods! {
@@ -22,4 +26,9 @@ acclimate_core::methods! {
 acclimate_core::methods! {
     /// All scores without labels of the target.
     pub static SCORES: dyn AnyScore = [prediction_entropy::PredictionEntropy];
+}
+
+acclimate_core::methods! {
+    /// All methods that compute from what they are given.
+    pub static CALCULATORS: dyn AnyCalculator = [loki::Loki];
 }
