@@ -6,6 +6,7 @@
 
 mod align;
 mod calculator;
+mod few_shot;
 mod fit;
 mod loki;
 mod prediction_entropy;
@@ -14,6 +15,7 @@ mod source_only;
 
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
 pub use calculator::{AnyCalculator, Calculator};
+pub use few_shot::Shots;
 pub use fit::Fit;
 pub use loki::{LabelGraph, LabelTree};
 pub use score::{AnyScore, Case, Score};
@@ -30,5 +32,5 @@ acclimate_core::methods! {
 
 acclimate_core::methods! {
     /// All methods that compute from what they are given.
-    pub static CALCULATORS: dyn AnyCalculator = [loki::Loki];
+    pub static CALCULATORS: dyn AnyCalculator = [few_shot::FewShot, loki::Loki];
 }

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 use acclimate_core::Rng;
-use acclimate_shift::{LabelGraph, LabelTree, Loki};
+use acclimate_shift::{FewShot, LabelGraph, LabelTree, Loki};
+use acclimate_stats::learn::Labels;
 use ndarray::{Array2, Axis, array};
 
 fn tree(nodes: usize, seed: u64) -> LabelTree {
@@ -191,4 +192,55 @@ fn classes_are_found_among_labels_by_name() {
     assert_eq!(Loki::observed(&names(&["dog", "ape"]), &labels).unwrap(), [2, 0]);
     assert!(Loki::observed(&names(&["cart"]), &labels).unwrap_err().to_string().contains("cat"));
     assert!(Loki::observed(&names(&["dog", "dog"]), &labels).is_err());
+}
+
+fn classes(rows: usize, count: usize) -> Labels {
+    Labels::Classes { of: (0..rows).map(|row| (row * row + row / 3) % count).collect(), count }
+}
+
+#[test]
+fn parts_of_few_shots_share_no_row_and_hold_all_of_them_for_every_seed() {
+    let y = classes(90, 3);
+    let of = y.classes("test").unwrap().0;
+    for seed in 0..200 {
+        let shots = FewShot { shots: 3, ..FewShot::default() }.split(&y, seed).unwrap();
+        let mut all: Vec<usize> =
+            [&shots.train, &shots.valid, &shots.test, &shots.rest].into_iter().flatten().copied().collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..90).collect::<Vec<_>>());
+        for class in (0..3).filter(|class| of.contains(class)) {
+            let count = |part: &[usize]| part.iter().filter(|row| of[**row] == class).count();
+            assert_eq!((count(&shots.train), count(&shots.valid)), (3, 1));
+        }
+    }
+}
+
+#[test]
+fn a_class_with_too_few_rows_is_named() {
+    let y = Labels::Classes { of: vec![0, 0, 0, 1, 1, 1, 1, 1], count: 2 };
+    let error = FewShot { shots: 3, ..FewShot::default() }.split(&y, 0).unwrap_err().to_string();
+    assert!(error.contains("class 0 has 3 rows"), "{error}");
+}
+
+#[test]
+fn batches_are_full_and_visit_every_shot_equally_often() {
+    let method = FewShot { batch_size: 8, ..FewShot::default() };
+    for shots in [1, 3, 5, 13, 40] {
+        let train: Vec<usize> = (100..100 + shots).collect();
+        let mut visits = vec![0; shots];
+        for step in 0..50 {
+            let batch = method.batch(&train, step, 7);
+            assert_eq!(batch.len(), 8);
+            batch.iter().for_each(|row| visits[row - 100] += 1);
+            // From the start on, whole orders and one that has begun.
+            let (most, least) = (visits.iter().max().unwrap(), visits.iter().min().unwrap());
+            assert!(most - least <= 1);
+        }
+    }
+}
+
+#[test]
+fn the_kept_step_has_the_least_loss_and_is_the_earliest_of_equals() {
+    assert_eq!(FewShot::earliest_best(&[0.9, f64::NAN, 0.4, 0.4, 0.5]), Some(2));
+    assert_eq!(FewShot::earliest_best(&[f64::NAN]), None);
 }
