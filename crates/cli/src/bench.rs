@@ -17,7 +17,10 @@ Examples:
   acclimate bench optim --problems sealed --methods 'dadapt_adam; prodigy; adamw lr=0.01' --grid 13 --json
 
 All get the same rows, starts, batches and steps. Where a learning rate must be chosen, `--grid` tries so many around it, half a factor of
-ten apart, and rows that are kept for choosing decide.";
+ten apart, and rows that are kept for choosing decide.
+
+Finished fits lie in `fits` below `--out`: the same command goes on where it was stopped, and one with more seeds, a wider grid or further
+optimisers makes what is missing. Other settings, another problem or another build of this program make all anew.";
 
 /// Puts methods beside each other on the same problems.
 #[derive(Subcommand)]
@@ -45,7 +48,7 @@ pub(crate) struct Optim {
     /// Multipliers that are tried for the others, to see how robust they are.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     robustness: usize,
-    /// Where the page and the numbers go.
+    /// Where the page, the numbers and finished fits go; a fit that lies there is not made again.
     #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-optim")]
     out: PathBuf,
     /// The numbers as JSON.
@@ -191,6 +194,7 @@ impl Optim {
             seeds: self.seeds,
             grid: self.grid,
             robustness: self.robustness,
+            kept: Some(self.out.join("fits")),
         };
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
