@@ -112,3 +112,43 @@ fn a_damaged_file_is_made_anew() {
     assert_eq!(again, whole);
     assert_eq!(ran(&kept), (whole, vec![6]));
 }
+
+#[test]
+fn a_changed_problem_says_what_was_changed_and_other_keys_are_refused() {
+    let problem = plan(&["adamw"], None).problems.remove(0);
+    let changed = problem.with("epochs=5 batch=10").unwrap();
+    assert_eq!((changed.name.as_str(), changed.epochs, changed.batch), ("small, epochs=5 batch=10", 5, 10));
+    for (change, word) in [
+        ("data='other'", "key of a problem"),
+        ("epochs", "is no setting"),
+        ("batch=0", "`batch_size` must be at least 1"),
+        ("batch='all'", "does not do"),
+        ("adapter={rank=1}", "has no LoRA"),
+        ("growth={tests='norm'}", "batch.test"),
+    ] {
+        let error = problem.with(change).unwrap_err().to_string();
+        assert!(error.contains(word), "{change}: {error}");
+    }
+}
+
+#[test]
+fn batches_that_grow_make_fewer_steps_than_planned() {
+    let plan = plan(&["adagrad"], None);
+    let grown = plan.problems[0].with("batch=4 growth={test='norm',eta=0.1}").unwrap();
+    let outcome = ran(&Plan { problems: vec![grown], ..plan }).0;
+    let problem = &outcome.problems[0];
+    assert_eq!(problem.steps, 30);
+    assert!(problem.entrants[0].steps < 30.0, "{}", problem.entrants[0].steps);
+}
+
+#[test]
+fn factors_learn_entries_that_they_have_not_seen() {
+    let text = "name = 'lines'\nset = 'open'\nform = 'factors'\ndata = 'digits'\nbatch = 32\nepochs = 8\n\
+        rows = { train = 1280, valid = 320, test = 320 }\nadapter = { rank = 2 }\n";
+    let problems = vec![toml::from_str(text).unwrap()];
+    let outcome = ran(&Plan { problems, seeds: 1, grid: 1, ..plan(&["adamw lr=0.03"], None) }).0;
+    let entrant = &outcome.problems[0].entrants[0];
+    // The mean of all entries has an R² of zero; a few hundred steps are far from the end.
+    assert_eq!(outcome.problems[0].metric, "R²");
+    assert!(entrant.test.value > 0.1, "{}", entrant.test.value);
+}

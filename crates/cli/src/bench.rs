@@ -14,6 +14,7 @@ const HELP: &str = "\
 Examples:
   acclimate bench optim --problems 'wine, table'
   acclimate bench optim --methods 'dadapt_adam; adamw lr=0.01' --grid 13 --seeds 5
+  acclimate bench optim --problems 'wine, table' --methods 'oasis; sgd' --grid 7 --change 'batch=90 epochs=200'
   acclimate bench optim --problems sealed --methods 'dadapt_adam; prodigy; adamw lr=0.01' --grid 13 --json
 
 All get the same rows, starts, batches and steps. Where a learning rate must be chosen, `--grid` tries so many around it, half a factor of
@@ -39,6 +40,9 @@ pub(crate) struct Optim {
     /// The problems, separated by semicolons: names, `open`, `sealed` or `all`.
     #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "open")]
     problems: Vec<String>,
+    /// What is changed about all of them: `batch` (rows), `epochs`, `adapter` (settings of LoRA) or `growth` (the recipe's section `batch`).
+    #[arg(long, value_name = "KEY=VALUE …", default_value = "")]
+    change: String,
     /// Draws of each problem.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     seeds: usize,
@@ -228,7 +232,10 @@ impl Optim {
             }
             chosen.extend(found.into_iter().cloned());
         }
-        Ok(chosen)
+        match self.change.trim() {
+            "" => Ok(chosen),
+            change => Ok(chosen.iter().map(|problem| problem.with(change)).collect::<Result<_, _>>()?),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 mod kept;
 mod page;
 mod problems;
+mod small;
 pub mod tta;
 
 pub use problems::{Form, Problem, Rows, Set, problems};
@@ -56,11 +57,7 @@ impl Entrant {
         let mut words = text.split_whitespace();
         let method = words.next().unwrap_or_default();
         let mut table = toml::Table::from_iter([("method".to_owned(), method.into())]);
-        for word in words {
-            let bad = || Error::Other(format!("`{word}` is no setting; write it like `lr=0.01`"));
-            let setting: toml::Table = word.parse().map_err(|_| bad())?;
-            table.extend(setting);
-        }
+        table.extend(settings(words)?);
         let recipe = Recipe::from_table(&toml::Table::from_iter([("optim".to_owned(), table.into())]))?;
         tune::optimiser(&recipe)?;
         Ok(Self { name: text.split_whitespace().collect::<Vec<_>>().join(" "), optim: recipe.optim })
@@ -71,6 +68,17 @@ impl Entrant {
         let recipe = Recipe { optim: self.optim.clone(), ..Recipe::default() };
         tune::optimiser(&recipe).is_ok_and(|optimiser| optimiser.card().needs(Need::LearningRate))
     }
+}
+
+/// Words such as `lr=0.01` as a table.
+fn settings<'a>(words: impl Iterator<Item = &'a str>) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    for word in words {
+        let bad = || Error::Other(format!("`{word}` is no setting; write it like `lr=0.01`, without blanks"));
+        let setting: toml::Table = word.parse().map_err(|_| bad())?;
+        table.extend(setting);
+    }
+    Ok(table)
 }
 
 /// What is to be compared.
@@ -132,6 +140,12 @@ pub struct EntrantOutcome {
     pub test: Score,
     /// The same seed by seed.
     pub seeds: Vec<f64>,
+    /// Mean of the losses of the last tenth of the steps there; none where a run was ruined.
+    pub loss: Option<f64>,
+    /// The smallest such mean of the grid.
+    pub least_loss: Option<f64>,
+    /// Mean number of steps made there: fewer than the problem has where the batch grew.
+    pub steps: f64,
     /// How often the watch sent a run back there.
     pub restarts: usize,
     /// Loss and what the optimiser reports there, of the first seed.
@@ -187,8 +201,9 @@ struct Fit {
     #[serde(deserialize_with = "crate::nan::number")]
     loss: f64,
     restarts: usize,
-    /// Those that were planned.
+    /// Steps that were planned, and those that were made where the batch may grow or the watch sent it back.
     length: u64,
+    made: usize,
     /// Of the first seed: no other is drawn.
     steps: Vec<StepLine>,
     seconds: f64,
@@ -329,8 +344,7 @@ fn fit(job: &Job<'_>, draw: &Draw) -> Result<Fit> {
     let Job { problem, entrant, multiplier, seed } = *job;
     let mut optim = entrant.optim.clone();
     optim.multiplier *= multiplier;
-    let recipe =
-        Recipe { seed, batch_size: Some(problem.batch), epochs: Some(problem.epochs), optim, ..Recipe::default() };
+    let recipe = Recipe { seed, optim, ..problem.recipe()? };
     let optimiser = tune::optimiser(&recipe)?;
     let Draw { model, task, data, train, valid, test, start } = draw;
     let (model, task) = (model.as_ref(), task.as_ref());
@@ -358,6 +372,7 @@ fn fit(job: &Job<'_>, draw: &Draw) -> Result<Fit> {
                 loss: last.iter().map(|line| line.loss).sum::<f64>() / last.len() as f64,
                 restarts: trained.history.notes.len(),
                 length,
+                made: steps.len(),
                 steps: if seed == 0 { steps } else { vec![] },
                 seconds,
             })
@@ -365,7 +380,17 @@ fn fit(job: &Job<'_>, draw: &Draw) -> Result<Fit> {
         // A ruined run leaves what it began with.
         Err(Error::Numeric { .. }) => {
             let (valid, loss) = (f64::NAN, f64::NAN);
-            Ok(Fit { metric, valid, test: score(start, test)?, loss, restarts: 0, length, steps: vec![], seconds })
+            Ok(Fit {
+                metric,
+                valid,
+                test: score(start, test)?,
+                loss,
+                restarts: 0,
+                length,
+                made: 0,
+                steps: vec![],
+                seconds,
+            })
         }
         Err(other) => Err(other),
     }
@@ -401,6 +426,9 @@ fn judged(entrant: &Entrant, points: Vec<(f64, Vec<Fit>)>) -> EntrantOutcome {
     EntrantOutcome {
         name: entrant.name.clone(),
         tuned,
+        loss: told[at].loss,
+        least_loss: told.iter().filter_map(|point| point.loss).reduce(f64::min),
+        steps: mean(&fits, |fit| fit.made as f64),
         points: told,
         multiplier,
         test: Score { value: interval.estimate, low: interval.low, high: interval.high },
