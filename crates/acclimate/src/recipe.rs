@@ -3,7 +3,7 @@
 use acclimate_core::{Error, Result, Role, Targets};
 use acclimate_data::Encoding;
 use acclimate_models::Base;
-use acclimate_optim::{BatchGrowth, BatchTest, Groups, Schedule};
+use acclimate_optim::{BatchGrowth, BatchTest, Groups, Schedule, StateForm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -164,6 +164,8 @@ section! {
         frozen: Vec<String> = vec![],
         /// Which tensors share what a method finds for itself, such as d: all (`shared`), or those of one role (`role`).
         groups: Groups = Groups::Shared,
+        /// How the optimiser's state lies between steps: `full`, or `bf16` in half the memory, for methods that keep moments alone.
+        state: StateForm = StateForm::Full,
     } settings
 }
 

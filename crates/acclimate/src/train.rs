@@ -236,6 +236,7 @@ impl Trainer<'_> {
             scales: optim.scales.clone(),
             frozen: optim.frozen.clone(),
             groups: optim.groups,
+            state: optim.state,
         }
     }
 
