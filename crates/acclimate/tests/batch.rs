@@ -9,6 +9,7 @@ use acclimate::core::{AnyTensor, Pass, Patch, Source};
 use acclimate::dataset::{Loaded, divide, fit_task};
 use acclimate::encode::Encoded;
 use acclimate::models::Base;
+use acclimate::optim::StateForm;
 use acclimate::quickstart::Digits;
 use acclimate::recipe::TaskKind;
 use acclimate::run::Event;
@@ -227,8 +228,9 @@ fn projections_wider_than_the_gradients_sum_them_bit_for_bit() {
 }
 
 #[test]
-fn a_run_that_sums_projections_in_parts_equals_one_in_one_go() {
-    let (session, recipe) = summed(2);
+fn a_run_with_projections_and_a_rounded_state_in_parts_equals_one_in_one_go() {
+    let (session, mut recipe) = summed(2);
+    recipe.optim.state = StateForm::Bf16;
     let whole = train(&session, &recipe, None);
     assert!(whole.history.steps.last().unwrap().loss < whole.history.steps[0].loss);
     let folder = tempfile::tempdir().unwrap();
