@@ -14,7 +14,8 @@
 //! adamw = ["tune", "…", "--optim", "adamw", "--seed", "{seed}", "--json"]
 //! ```
 //!
-//! `{out}` in an argument is a folder that is removed after the run. A side of a comparison is a number or
+//! `{out}` in an argument is a folder that is removed after the run, or with `--work FOLDER` one below that which stays, so that a run that
+//! was cut short is taken up by a command that can. A side of a comparison is a number or
 //! `run.path.in.the.json`, which stands for the mean over seeds, or two of these joined by `+`, `-` or `*`; or `low run.path`, the
 //! lower bound of the 95 % t interval over seeds; or `least run.path`, the smallest over seeds. A `_` in a path also stands for a blank:
 //! `run.metrics.log_loss` finds `log loss`.
@@ -103,9 +104,15 @@ pub fn stale(root: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Runs claims with the program at `program`, all of them when none is named, and writes their results.
-/// A claim that does not hold is a result like any other; only a run that fails is an error.
-pub fn run(root: &Path, program: &Path, named: &[String], mut say: impl FnMut(&str)) -> Result<()> {
+/// Runs claims with the program at `program`, all of them when none is named, and writes their results. What the runs write stays below
+/// `work`, where that is given. A claim that does not hold is a result like any other; only a run that fails is an error.
+pub fn run(
+    root: &Path,
+    program: &Path,
+    named: &[String],
+    work: Option<&Path>,
+    mut say: impl FnMut(&str),
+) -> Result<()> {
     let all = names(root)?;
     let chosen = if named.is_empty() { &all } else { named };
     for name in chosen {
@@ -117,7 +124,9 @@ pub fn run(root: &Path, program: &Path, named: &[String], mut say: impl FnMut(&s
         let claim: Claim = toml::from_str(&text).with_context(|| format!("claims/{name}.toml"))?;
         // The commit that the program was built from, not one that arrived while it ran.
         let commit = commit(root);
-        let reports = reports(root, program, &claim, &mut say).with_context(|| format!("the claim {name}"))?;
+        let work = work.map(|work| work.join(name));
+        let reports =
+            reports(root, program, &claim, work.as_deref(), &mut say).with_context(|| format!("the claim {name}"))?;
         let outcome = judge(claim, &text, commit, &reports).with_context(|| format!("the claim {name}"))?;
         for check in &outcome.checks {
             let verdict = if check.holds { "holds" } else { "does not hold" };
@@ -128,12 +137,19 @@ pub fn run(root: &Path, program: &Path, named: &[String], mut say: impl FnMut(&s
     Ok(())
 }
 
-fn reports(root: &Path, program: &Path, claim: &Claim, say: &mut impl FnMut(&str)) -> Result<Reports> {
+fn reports(
+    root: &Path,
+    program: &Path,
+    claim: &Claim,
+    work: Option<&Path>,
+    say: &mut impl FnMut(&str),
+) -> Result<Reports> {
     let mut reports = Reports::new();
     for (name, args) in &claim.run {
         for seed in &claim.seeds {
-            let out = tempfile::tempdir().context("no temporary folder")?;
-            let folder = out.path().join("run").display().to_string();
+            let removed = tempfile::tempdir().context("no temporary folder")?;
+            let out = work.map_or_else(|| removed.path().join("run"), |work| work.join(format!("{name}-{seed}")));
+            let folder = root.join(out).display().to_string();
             let filled = |arg: &String| arg.replace("{seed}", &seed.to_string()).replace("{out}", &folder);
             let args: Vec<String> = args.iter().map(filled).collect();
             say(&format!("{name}: acclimate {}", args.join(" ")));
@@ -304,7 +320,7 @@ mod tests {
         );
         write(&root.join("claims/one.toml"), text).unwrap();
         let mut said = Vec::new();
-        run(root, Path::new("echo"), &[], |line| said.push(line.to_owned())).unwrap();
+        run(root, Path::new("echo"), &[], None, |line| said.push(line.to_owned())).unwrap();
         assert_eq!(said.len(), 4, "{said:?}");
         let result: Value = serde_json::from_str(&read(&root.join("claims/one.result.json")).unwrap()).unwrap();
         assert_eq!(result["holds"], false);
@@ -312,8 +328,20 @@ mod tests {
         assert_eq!(result["checks"][0]["figures"]["a.x"], json!([1.0, 3.0]));
         assert_eq!(result["manifest"]["runs"]["a"]["data"], "d");
         assert!(stale(root).unwrap().is_empty());
-        let error = run(root, Path::new("echo"), &["on".to_owned()], |_| ()).unwrap_err().to_string();
+        let error = run(root, Path::new("echo"), &["on".to_owned()], None, |_| ()).unwrap_err().to_string();
         assert_eq!(error, "there is no claims/on.toml; the nearest are one");
+    }
+
+    #[test]
+    #[cfg(unix)] // `mkdir` stands in for the program
+    fn what_runs_write_stays_where_that_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let text = "title = 't'\nmethod = 'optim/m'\nstatement = 's'\nexpect = []\n[run]\na = ['-p', '{out}']\n";
+        write(&root.join("claims/one.toml"), text).unwrap();
+        // It prints no JSON, which comes after.
+        run(root, Path::new("mkdir"), &[], Some(Path::new("kept")), |_| ()).unwrap_err();
+        assert!(root.join("kept/one/a-0").is_dir());
     }
 
     #[test]

@@ -56,6 +56,9 @@ enum Chore {
     Claims {
         /// Names of files below claims/, without .toml; all when none is given
         names: Vec<String>,
+        /// Keep what the runs write here, and take up what lies there
+        #[arg(long, value_name = "FOLDER")]
+        work: Option<PathBuf>,
     },
     /// Kill runs at random moments, and check what they leave and that they go on
     Crash {
@@ -167,9 +170,9 @@ fn run() -> Result<()> {
             ensure!(report.findings.is_empty(), "{} to mend", report.findings.len());
         }
         Chore::Golden { methods } => golden::run(&root, &methods)?,
-        Chore::Claims { names } => {
+        Chore::Claims { names, work } => {
             let program = program(&root)?;
-            claims::run(&root, &program, &names, |line| println!("{line}"))?;
+            claims::run(&root, &program, &names, work.as_deref(), |line| println!("{line}"))?;
         }
         Chore::Crash { kills, seed } => {
             let tally =

@@ -3,7 +3,7 @@
 use acclimate_core::{Error, Result, Role, Targets};
 use acclimate_data::Encoding;
 use acclimate_models::Base;
-use acclimate_optim::{BatchGrowth, BatchTest, Groups, Schedule};
+use acclimate_optim::{BatchGrowth, BatchTest, Groups, Schedule, StateForm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -103,6 +103,9 @@ section! {
         batch_size: Option<usize> = None,
         /// Micro-batches per step: less memory, the same result.
         accumulate: usize = 1,
+        /// Numbers kept for each row of a matrix while the gradients of micro-batches are summed: random projections, drawn anew at each
+        /// step (Flora). 0 sums them whole. For whole weights (`adapter.method = "full"`) and optimisers that normalise.
+        accumulate_rank: usize = 0,
         /// The multiplier over the run: `cosine`, `linear` or `constant`.
         schedule: Schedule = Schedule::Cosine,
         /// The share of steps over which the multiplier rises from zero, 0 to 1.
@@ -161,6 +164,8 @@ section! {
         frozen: Vec<String> = vec![],
         /// Which tensors share what a method finds for itself, such as d: all (`shared`), or those of one role (`role`).
         groups: Groups = Groups::Shared,
+        /// How the optimiser's state lies between steps: `full`, or `bf16` in half the memory, for methods that keep moments alone.
+        state: StateForm = StateForm::Full,
     } settings
 }
 
@@ -365,6 +370,10 @@ impl Recipe {
         }
         if let Some(growth) = self.batch.growth(1) {
             growth.check()?;
+            if self.accumulate_rank > 0 {
+                let why = "`batch.test` needs whole gradients; set `accumulate_rank` to 0";
+                return Err(Error::Other(format!("recipe: {why}")));
+            }
         }
         if self.patience.is_some() && self.valid_share == 0.0 {
             return Err(Error::Other(

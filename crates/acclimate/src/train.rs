@@ -8,7 +8,8 @@ use acclimate_core::{
 };
 use acclimate_data::split;
 use acclimate_optim::{
-    Accumulator, BatchGrowth, BatchTest, CollapseWatch, Host, HostSettings, Objective, Spread, Verdict,
+    Accumulator, BatchGrowth, BatchTest, CollapseWatch, Host, HostSettings, Objective, SketchAccumulator, Spread,
+    Verdict,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -235,6 +236,7 @@ impl Trainer<'_> {
             scales: optim.scales.clone(),
             frozen: optim.frozen.clone(),
             groups: optim.groups,
+            state: optim.state,
         }
     }
 
@@ -270,14 +272,17 @@ impl Trainer<'_> {
         micros
     }
 
-    /// The mean loss over micro-batches and its gradients, and, for a test, how far they lie apart.
+    /// The mean loss over micro-batches of a step and its gradients, and, for a test, how far they lie apart.
     fn gradients(
         &self,
         patch: &Patch,
+        step: u64,
         micros: &[Micro],
         test: Option<BatchTest>,
     ) -> Result<(f64, Params, Option<Spread>)> {
         let mut sum = test.map_or_else(Accumulator::default, Accumulator::for_test);
+        let (rank, seed) = (self.recipe.accumulate_rank, self.recipe.seed);
+        let mut sketch = (rank > 0 && micros.len() > 1).then(|| SketchAccumulator::new(rank, seed, step));
         for Micro { rows, draw } in micros {
             let tracked = patch.tracked();
             let pass = Pass::new(&tracked).dropout(self.recipe.seed, *draw).normaliser(self.normaliser);
@@ -292,10 +297,14 @@ impl Trainer<'_> {
                 ));
             }
             let gradients = tracked.params.gradients(&mut loss.backward());
-            sum.add(gradients, value, self.task.weight(self.data, rows));
+            let weight = self.task.weight(self.data, rows);
+            match &mut sketch {
+                Some(sketch) => sketch.add(&gradients, value, weight),
+                None => sum.add(gradients, value, weight),
+            }
         }
         let spread = sum.spread();
-        let (loss, gradients) = sum.finish()?;
+        let (loss, gradients) = sketch.map_or_else(|| sum.finish(), SketchAccumulator::finish)?;
         Ok((loss, gradients, spread))
     }
 
@@ -304,7 +313,7 @@ impl Trainer<'_> {
         let tested = course.growth.filter(|growth| growth.is_due(step, size));
         let parts = if tested.is_some() { self.recipe.batch.parts } else { 1 };
         let micros = self.divided(batch, run.place.read, parts, course);
-        let (loss, gradients, spread) = self.gradients(&run.patch, &micros, tested.map(|growth| growth.test))?;
+        let (loss, gradients, spread) = self.gradients(&run.patch, step, &micros, tested.map(|growth| growth.test))?;
         let recipe = self.recipe;
         // The schedule goes by what was read: a batch of twice the size takes it twice as far.
         let multiplier = recipe.optim.multiplier * recipe.schedule.at(run.place.read + 1, course.total, recipe.warmup);
@@ -312,7 +321,8 @@ impl Trainer<'_> {
         if finite {
             // The same rows under the same dropout.
             let again = |params: &Params| {
-                let (loss, gradients, _) = self.gradients(&run.patch.with_params(params.clone()), &micros, None)?;
+                let (loss, gradients, _) =
+                    self.gradients(&run.patch.with_params(params.clone()), step, &micros, None)?;
                 Ok((loss, gradients))
             };
             let objective = Objective { loss, again: Some(&again) };

@@ -1,4 +1,4 @@
-//! Batches that grow during a run.
+//! Batches that grow during a run, and gradients that are summed as projections.
 
 #![expect(clippy::unwrap_used, reason = "what these tests share is test code too")]
 
@@ -9,6 +9,7 @@ use acclimate::core::{AnyTensor, Pass, Patch, Source};
 use acclimate::dataset::{Loaded, divide, fit_task};
 use acclimate::encode::Encoded;
 use acclimate::models::Base;
+use acclimate::optim::StateForm;
 use acclimate::quickstart::Digits;
 use acclimate::recipe::TaskKind;
 use acclimate::run::Event;
@@ -206,4 +207,39 @@ fn rows_that_are_judged_beside_each_other_are_refused() {
     let more = "task = 'retrieval'\npair = 'pair'\n[batch]\ntest = 'norm'";
     let error = Session::open(&recipe(folder.path(), "pairs.csv", "run", more)).err().unwrap().to_string();
     assert!(error.contains("`batch.test` needs a loss that is a mean over rows"), "{error}");
+}
+
+/// All weights, in steps of four micro-batches.
+fn summed(rank: usize) -> (Session, Recipe) {
+    let more = "head = 'zero'\ntrain_rows = 64\nepochs = 3\naccumulate = 4";
+    digits(&format!(
+        "{more}\naccumulate_rank = {rank}\n[adapter]\nmethod = 'full'\n[optim]\nmethod = 'adamw'\nlr = 0.003"
+    ))
+}
+
+#[test]
+fn projections_wider_than_the_gradients_sum_them_bit_for_bit() {
+    let [whole, wide, narrow] = [0, 1 << 20, 2].map(|rank| {
+        let (session, recipe) = summed(rank);
+        train(&session, &recipe, None).patch.params.fingerprint()
+    });
+    assert_eq!(wide, whole);
+    assert_ne!(narrow, whole);
+}
+
+#[test]
+fn a_run_with_projections_and_a_rounded_state_in_parts_equals_one_in_one_go() {
+    let (session, mut recipe) = summed(2);
+    recipe.optim.state = StateForm::Bf16;
+    let whole = train(&session, &recipe, None);
+    assert!(whole.history.steps.last().unwrap().loss < whole.history.steps[0].loss);
+    let folder = tempfile::tempdir().unwrap();
+    let parts = train(&session, &recipe, Some((folder.path(), 5)));
+    assert_eq!(parts.patch.params.fingerprint(), whole.patch.params.fingerprint());
+}
+
+#[test]
+fn a_test_of_the_batch_refuses_projections() {
+    let error = Recipe::from_table(&"accumulate_rank = 2\n[batch]\ntest = 'norm'".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("`batch.test` needs whole gradients"));
 }

@@ -14,10 +14,14 @@ const HELP: &str = "\
 Examples:
   acclimate bench optim --problems 'wine, table'
   acclimate bench optim --methods 'dadapt_adam; adamw lr=0.01' --grid 13 --seeds 5
+  acclimate bench optim --problems 'wine, table' --methods 'oasis; sgd' --grid 7 --change 'batch=90 epochs=200'
   acclimate bench optim --problems sealed --methods 'dadapt_adam; prodigy; adamw lr=0.01' --grid 13 --json
 
 All get the same rows, starts, batches and steps. Where a learning rate must be chosen, `--grid` tries so many around it, half a factor of
-ten apart, and rows that are kept for choosing decide.";
+ten apart, and rows that are kept for choosing decide.
+
+Finished fits lie in `fits` below `--out`: the same command goes on where it was stopped, and one with more seeds, a wider grid or further
+optimisers makes what is missing. Other settings, another problem or another build of this program make all anew.";
 
 /// Puts methods beside each other on the same problems.
 #[derive(Subcommand)]
@@ -36,6 +40,9 @@ pub(crate) struct Optim {
     /// The problems, separated by semicolons: names, `open`, `sealed` or `all`.
     #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "open")]
     problems: Vec<String>,
+    /// What is changed about all of them: `batch` (rows), `epochs`, `adapter` (settings of LoRA) or `growth` (the recipe's section `batch`).
+    #[arg(long, value_name = "KEY=VALUE …", default_value = "")]
+    change: String,
     /// Draws of each problem.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     seeds: usize,
@@ -45,7 +52,7 @@ pub(crate) struct Optim {
     /// Multipliers that are tried for the others, to see how robust they are.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     robustness: usize,
-    /// Where the page and the numbers go.
+    /// Where the page, the numbers and finished fits go; a fit that lies there is not made again.
     #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-optim")]
     out: PathBuf,
     /// The numbers as JSON.
@@ -191,6 +198,7 @@ impl Optim {
             seeds: self.seeds,
             grid: self.grid,
             robustness: self.robustness,
+            kept: Some(self.out.join("fits")),
         };
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
@@ -224,7 +232,10 @@ impl Optim {
             }
             chosen.extend(found.into_iter().cloned());
         }
-        Ok(chosen)
+        match self.change.trim() {
+            "" => Ok(chosen),
+            change => Ok(chosen.iter().map(|problem| problem.with(change)).collect::<Result<_, _>>()?),
+        }
     }
 }
 

@@ -83,6 +83,12 @@ pub trait Optimiser: Method {
         false
     }
 
+    /// Whether all that its state holds in the shape of a parameter are moments, which a host may round between steps. Positions, and sums
+    /// that forget nothing, may not be.
+    fn keeps_moments(&self) -> bool {
+        false
+    }
+
     /// The parameters to evaluate with: averages, where the method keeps them.
     fn eval(&self, params: &Params, _state: &Self::State) -> Params {
         params.clone()
@@ -162,6 +168,8 @@ pub trait AnyOptimiser: Send + Sync + std::fmt::Debug {
     fn size_of_state(&self, shape: &[usize]) -> usize;
     /// See [`Optimiser::in_place`].
     fn writes_in_place(&self) -> bool;
+    /// See [`Optimiser::keeps_moments`].
+    fn has_moments_alone(&self) -> bool;
     /// See [`Optimiser::eval`].
     fn evaluate(&self, params: &Params, state: &dyn AnyState) -> Params;
     /// See [`Optimiser::log`].
@@ -198,6 +206,9 @@ impl<O: Optimiser> AnyOptimiser for O {
     }
     fn writes_in_place(&self) -> bool {
         self.in_place()
+    }
+    fn has_moments_alone(&self) -> bool {
+        self.keeps_moments()
     }
     fn evaluate(&self, params: &Params, state: &dyn AnyState) -> Params {
         self.eval(params, state.as_any().downcast_ref().expect(OWN))

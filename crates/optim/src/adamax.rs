@@ -109,4 +109,8 @@ impl Optimiser for Adamax {
     fn in_place(&self) -> bool {
         true
     }
+
+    fn keeps_moments(&self) -> bool {
+        true
+    }
 }

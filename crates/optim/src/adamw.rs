@@ -112,4 +112,8 @@ impl Optimiser for Adamw {
     fn in_place(&self) -> bool {
         true
     }
+
+    fn keeps_moments(&self) -> bool {
+        true
+    }
 }

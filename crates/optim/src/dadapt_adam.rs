@@ -162,6 +162,10 @@ impl Optimiser for DadaptAdam {
         true
     }
 
+    fn keeps_moments(&self) -> bool {
+        true
+    }
+
     fn log(&self, state: &Self::State) -> Vec<(&'static str, f64)> {
         state.log()
     }

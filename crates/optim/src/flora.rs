@@ -28,8 +28,11 @@ use serde::{Deserialize, Serialize};
 ///
 /// # When to use
 /// For whole weights when the momentum does not fit: a matrix of $4096 \times 4096$ at rank 128 takes 0.5 million numbers for it where `adamw`
-/// has 33 million for its two moments. Gradients of micro-batches are held as small by the `SketchAccumulator`. The rate is that of Adafactor. What a projection does not see moves
-/// at $1-\beta_1$ of the pace until the next one: a run should be many times $\kappa$ long.
+/// has 33 million for its two moments. The rate is that of Adafactor. What a projection does not see moves at $1-\beta_1$ of the pace until
+/// the next one: a run should be many times $\kappa$ long.
+///
+/// The paper's other algorithm goes with any optimiser that normalises: with `accumulate` and `accumulate_rank` in a recipe, and by the
+/// `SketchAccumulator`, gradients of micro-batches are summed as projections that are drawn anew at each step.
 ///
 /// # Differences
 /// The recursion is that of the paper's second algorithm and of the authors' torch code; their JAX code goes down and up by the old matrix at

@@ -1,5 +1,6 @@
 //! What every optimiser needs and no method writes.
 
+use crate::rounded::{Rounded, StateForm};
 use acclimate_core::{
     AnyOptimiser, AnyState, AnyTensor, At, Edit, Error, Evaluate, Params, Patch, RecordReader, RecordWriter, Result,
     Role, Step, matches, moments, total,
@@ -26,6 +27,8 @@ pub struct HostSettings {
     pub frozen: Vec<String>,
     /// Which parameters share what the method finds for itself, such as d.
     pub groups: Groups,
+    /// How the state lies between steps.
+    pub state: StateForm,
 }
 
 /// Which parameters share what a method finds for itself.
@@ -63,12 +66,20 @@ impl Default for HostSettings {
             scales: BTreeMap::new(),
             frozen: vec![],
             groups: Groups::Shared,
+            state: StateForm::Full,
         }
     }
 }
 
 impl HostSettings {
-    fn check(&self) -> Result<()> {
+    fn check(&self, optimiser: &dyn AnyOptimiser) -> Result<()> {
+        if self.state == StateForm::Bf16 && !optimiser.has_moments_alone() {
+            return Err(Error::Unsupported {
+                who: optimiser.card().name.to_owned(),
+                what: "lie in bf16 between steps: it keeps more than moments".to_owned(),
+                instead: "choose `state = \"full\"`".to_owned(),
+            });
+        }
         let numbers = [("weight_decay", self.weight_decay), ("clip", self.clip)];
         let scales = self.scales.values().map(|&scale| ("scales", scale));
         match numbers.into_iter().chain(scales).find(|(_, value)| !(0.0..f64::INFINITY).contains(value)) {
@@ -86,8 +97,10 @@ impl HostSettings {
 pub struct Host {
     settings: HostSettings,
     plan: Plan,
-    /// One for each group.
+    /// One for each group, without what lies rounded.
     states: Vec<Box<dyn AnyState>>,
+    /// One for each group, where states are rounded between steps.
+    rounded: Vec<Rounded>,
     step: u64,
 }
 
@@ -112,7 +125,6 @@ struct Group {
 
 impl Plan {
     fn new(settings: &HostSettings, params: &Params, roles: Vec<Role>) -> Result<Self> {
-        settings.check()?;
         if roles.len() != params.len() {
             let expected = format!("[{}], one for each parameter", params.len());
             return Err(Error::Shape { what: "roles".to_owned(), expected, got: vec![roles.len()] });
@@ -202,9 +214,43 @@ impl Host {
         params: &Params,
         roles: Vec<Role>,
     ) -> Result<Self> {
+        settings.check(optimiser)?;
         let plan = Plan::new(&settings, params, roles)?;
         let states = plan.groups.iter().map(|group| optimiser.start(&group.of(params))).collect::<Result<_>>()?;
-        Ok(Self { settings, plan, states, step: 0 })
+        Ok(Self::laid(settings, plan, states, 0))
+    }
+
+    /// A host whose states are whole.
+    fn laid(settings: HostSettings, plan: Plan, states: Vec<Box<dyn AnyState>>, step: u64) -> Self {
+        let mut host = Self { settings, plan, states, rounded: vec![], step };
+        host.round();
+        host
+    }
+
+    /// Rounds what is whole, where it does not lie so.
+    fn round(&mut self) {
+        if self.settings.state == StateForm::Bf16 {
+            let states = self.states.iter_mut().enumerate();
+            self.rounded = states.map(|(group, state)| Rounded::take(state.as_mut(), group, self.step)).collect();
+        }
+    }
+
+    /// The states as the method knows them.
+    fn whole(&self) -> Vec<Box<dyn AnyState>> {
+        let mut states: Vec<Box<dyn AnyState>> = self.states.iter().map(|state| state.boxed()).collect();
+        states.iter_mut().zip(&self.rounded).for_each(|(state, rounded)| rounded.put(state.as_mut()));
+        states
+    }
+
+    /// Bytes that the tensors of the state take between steps.
+    pub fn state_bytes(&mut self) -> usize {
+        let bytes = |params: &Params| params.iter().map(|(_, x)| x.count() * x.dtype().size()).sum::<usize>();
+        let mut sum: usize = self.rounded.iter().map(Rounded::bytes).sum();
+        for state in &mut self.states {
+            sum += state.slots().into_iter().map(|params| bytes(params)).sum::<usize>();
+            sum += state.own().into_iter().map(|params| bytes(params)).sum::<usize>();
+        }
+        sum
     }
 
     /// The parameters after one step. `multiplier` is the schedule's; the objective is the loss before the step, or an [`Objective`] that
@@ -230,9 +276,11 @@ impl Host {
         }
         let clip = self.settings.clip;
         let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
-        // A copy shares the buffers, which nobody may write over then.
-        let kept = (!optimiser.writes_in_place()).then(|| self.states.iter().map(|state| state.boxed()).collect());
+        // A copy shares the buffers, which nobody may write over then; of a rounded state it has none.
+        let copied = !optimiser.writes_in_place() || !self.rounded.is_empty();
+        let kept = copied.then(|| self.states.iter().map(|state| state.boxed()).collect());
         let mut states = std::mem::take(&mut self.states);
+        states.iter_mut().zip(&self.rounded).for_each(|(state, rounded)| rounded.put(state.as_mut()));
         let mut next = Ok(params.clone());
         for (group, state) in self.plan.groups.iter().zip(&mut states) {
             let live = group.of(params);
@@ -261,7 +309,10 @@ impl Host {
             (Err(_), Some(kept)) => kept,
             _ => states,
         };
-        self.step += u64::from(next.is_ok());
+        if next.is_ok() {
+            self.step += 1;
+            self.round();
+        }
         next
     }
 
@@ -341,7 +392,7 @@ impl Host {
 
     /// The parameters to evaluate with: averages, where the method keeps them.
     pub fn evaluate(&self, optimiser: &dyn AnyOptimiser, params: &Params) -> Params {
-        let groups = self.plan.groups.iter().zip(&self.states);
+        let groups = self.plan.groups.iter().zip(self.whole());
         groups.fold(params.clone(), |all, (group, state)| {
             with(&all, &optimiser.evaluate(&group.of(params), state.as_ref()))
         })
@@ -365,10 +416,13 @@ impl Host {
     /// # Errors
     /// The method's own.
     pub fn restart(&mut self, optimiser: &dyn AnyOptimiser, params: &Params, share: f64) -> Result<bool> {
-        let groups = self.plan.groups.iter().zip(&self.states);
+        let groups = self.plan.groups.iter().zip(self.whole());
         let fresh: Result<Option<Vec<_>>> =
             groups.map(|(group, state)| optimiser.restart_from(&group.of(params), state.as_ref(), share)).collect();
-        Ok(fresh?.map(|states| self.states = states).is_some())
+        let Some(states) = fresh? else { return Ok(false) };
+        self.states = states;
+        self.round();
+        Ok(true)
     }
 
     /// Makes a change of size to the state of the parameter it names.
@@ -376,10 +430,13 @@ impl Host {
     /// # Errors
     /// As [`Edit::apply`].
     pub fn edit(&mut self, edit: &Edit) -> Result<()> {
-        self.states.iter_mut().try_for_each(|state| edit.apply_to_state(state.as_mut()))
+        self.states = self.whole();
+        let edited = self.states.iter_mut().try_for_each(|state| edit.apply_to_state(state.as_mut()));
+        self.round();
+        edited
     }
 
-    /// The method's states, one for each group.
+    /// The method's states, one for each group, without what lies rounded.
     pub fn states_mut(&mut self) -> impl Iterator<Item = &mut (dyn AnyState + 'static)> {
         self.states.iter_mut().map(Box::as_mut)
     }
@@ -388,7 +445,7 @@ impl Host {
     pub fn save(&self) -> RecordWriter {
         let mut record = RecordWriter::default();
         let several = self.plan.groups.len() > 1;
-        for (group, state) in self.plan.groups.iter().zip(&self.states) {
+        for (group, state) in self.plan.groups.iter().zip(self.whole()) {
             record.join(&if several { group.prefix() } else { String::new() }, state.save());
         }
         record.u64(STEP, self.step);
@@ -406,6 +463,7 @@ impl Host {
         reader: &mut RecordReader,
     ) -> Result<Self> {
         let other = |e: Error| Error::Other(format!("not a state of `{}` ({e})", optimiser.card().name));
+        settings.check(optimiser)?;
         let plan = Plan::new(&settings, &patch.params, roles(patch))?;
         let step = reader.u64(STEP).map_err(other)?;
         let mut states = vec![];
@@ -429,7 +487,7 @@ impl Host {
             }
             states.push(state);
         }
-        Ok(Self { settings, plan, states, step })
+        Ok(Self::laid(settings, plan, states, step))
     }
 }
 

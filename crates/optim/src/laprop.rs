@@ -118,4 +118,8 @@ impl Optimiser for Laprop {
     fn in_place(&self) -> bool {
         true
     }
+
+    fn keeps_moments(&self) -> bool {
+        true
+    }
 }

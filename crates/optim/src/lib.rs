@@ -38,6 +38,7 @@ mod momo_adam;
 mod oasis;
 mod pairs;
 mod prodigy;
+mod rounded;
 mod schedule;
 mod schedule_free_adamw;
 mod schedule_free_sgd;
@@ -50,6 +51,7 @@ pub use batch::{BatchGrowth, BatchTest, Spread};
 pub use collapse::{CollapseWatch, Verdict};
 pub use dadapt_dual_averaging::{DualAveragingBound, DualAveragingForm, dual_averaging_bound};
 pub use host::{Groups, Host, HostSettings, Objective};
+pub use rounded::StateForm;
 pub use schedule::Schedule;
 pub use sketch::SketchAccumulator;
 

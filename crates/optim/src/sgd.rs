@@ -94,4 +94,8 @@ impl Optimiser for Sgd {
     fn state_size(&self, shape: &[usize]) -> usize {
         shape.iter().product()
     }
+
+    fn keeps_moments(&self) -> bool {
+        true
+    }
 }

@@ -4,8 +4,8 @@
 mod common;
 mod fed;
 
-use acclimate_core::{AnyOptimiser, AnyState, AnyTensor, At, Edit, Params, Patch, RecordReader, Role};
-use acclimate_optim::{Adafactor, Adamw, Allora, Flora, Host, HostSettings, Loft, RowNorm, SketchAccumulator};
+use acclimate_core::{AnyOptimiser, AnyState, AnyTensor, At, Edit, Params, Patch, RecordReader, Rng, Role};
+use acclimate_optim::{Adafactor, Adamw, Allora, Flora, Host, HostSettings, Loft, RowNorm, Sgd, SketchAccumulator};
 use burn::tensor::{DType, Device};
 use common::{Problem, distance, flat};
 use fed::{fed_matrix, random, single};
@@ -407,4 +407,76 @@ fn a_state_of_another_rank_is_refused() {
     let mut host = Host::load(&flora(3), HostSettings::default(), &patch, &mut saved).unwrap();
     let error = host.step(&flora(3), &patch.params, &patch.params, 1.0, 0.0).unwrap_err();
     assert_eq!(error.to_string(), "optimiser state of `w`: expected shape [6, 3], got [6, 2]");
+}
+
+/// LoRA+: AdamW with a rate of its own for output factors.
+fn plus(ratio: f64) -> HostSettings {
+    HostSettings { scales: [(Role::OutputFactor, ratio)].into(), ..Default::default() }
+}
+
+#[test]
+fn lora_plus_of_ratio_one_is_adamw_bit_for_bit() {
+    let pair = factors((&[2, 3], start(1, 6)), (&[4, 2], start(2, 8)));
+    let adam = Adamw { lr: 0.01, ..Default::default() };
+    let [alone, plus] = [HostSettings::default(), plus(1.0)].map(|settings| {
+        let mut host = Host::over(&adam, settings, &pair.0, pair.1.clone()).unwrap();
+        (0..10).fold(pair.0.clone(), |x, _| host.step(&adam, &x, &x, 1.0, 0.0).unwrap())
+    });
+    assert_eq!(alone.fingerprint(), plus.fingerprint());
+}
+
+#[test]
+fn lora_plus_moves_output_factors_by_the_ratio_and_others_as_before() {
+    let (mut x, mut roles) = factors((&[2, 3], start(1, 6)), (&[4, 2], start(2, 8)));
+    x.insert("head.bias", AnyTensor::from_f64s(vec![1.0], &[1], DType::F64, &Device::flex()));
+    roles.push(Role::Head);
+    let adam = Adamw { lr: 0.01, ..Default::default() };
+    let next = Host::over(&adam, plus(16.0), &x, roles).unwrap().step(&adam, &x, &x, 1.0, 0.0).unwrap();
+    for (name, rate) in [("site.lora.a", 0.01), ("site.lora.b", 0.16), ("head.bias", 0.01)] {
+        let [next, x] = [&next, &x].map(|params| params.any(name).unwrap().to_f64s());
+        // The first step of Adam is the rate in every coordinate.
+        assert!(next.iter().zip(&x).all(|(next, x)| ((next - x).abs() / rate - 1.0).abs() < 1e-5), "{name}");
+    }
+}
+
+/// How much of a change of f(x) = b·aᵀx comes from b and how much from a, in the third step of gradient descent towards 1, on average over draws
+/// of a of variance 1/n; x has n entries of size one. The rates are 0.1/n for a and `ratio` times that for b.
+fn shares(n: usize, ratio: f64) -> [f64; 2] {
+    const DRAWS: u64 = 200;
+    let sgd = Sgd { lr: 0.1 / n as f64, momentum: 0.0, nesterov: false };
+    let mut sums = [0.0; 2];
+    for draw in 0..DRAWS {
+        let mut rng = Rng::new(draw, "width", n as u64);
+        let a: Vec<f64> = (0..n).map(|_| rng.normal() / (n as f64).sqrt()).collect();
+        let (mut x, roles) = factors((&[1, n], a), (&[1, 1], vec![0.0]));
+        let mut host = Host::over(&sgd, plus(ratio), &x, roles).unwrap();
+        let read = |x: &Params| {
+            let [a, b] = ["site.lora.a", "site.lora.b"].map(|name| x.any(name).unwrap().to_f64s());
+            (a.iter().sum::<f64>(), b[0])
+        };
+        for step in 0..3 {
+            let (sum, b) = read(&x);
+            let off = b * sum - 1.0;
+            let (gradient, _) = factors((&[1, n], vec![off * b; n]), (&[1, 1], vec![off * sum]));
+            x = host.step(&sgd, &x, &gradient, 1.0, 0.0).unwrap();
+            let (next, moved) = read(&x);
+            if step == 2 {
+                sums[0] += ((moved - b) * sum).abs();
+                sums[1] += (b * (next - sum)).abs();
+            }
+        }
+    }
+    sums
+}
+
+#[test]
+fn both_factors_learn_at_every_width_only_where_the_rate_of_the_output_factor_does_not_fall_with_it() {
+    let slope = |ratio: fn(f64) -> f64| {
+        let [narrow, wide] = [256_usize, 4096].map(|n| shares(n, ratio(n as f64)));
+        [0, 1].map(|at| (wide[at] / narrow[at]).ln() / 16_f64.ln())
+    };
+    let [one_rate, plus] = [slope(|_| 1.0), slope(|n| n)];
+    // Means over 200 draws are right to a tenth each: a slope over a factor of 16 to one twentieth. Three times that.
+    assert!((one_rate[0] + 1.0).abs() < 0.15, "{one_rate:?}");
+    assert!(plus.iter().all(|slope| slope.abs() < 0.15), "{plus:?}");
 }

@@ -1,6 +1,8 @@
 //! Optimisers beside each other: the same problems, draws and budgets for all.
+mod kept;
 mod page;
 mod problems;
+mod small;
 pub mod tta;
 
 pub use problems::{Form, Problem, Rows, Set, problems};
@@ -11,10 +13,11 @@ use crate::train::{StepLine, Trainer, predict_all};
 use crate::tune;
 use acclimate_core::{Error, Need, Pass, Result, Source};
 use acclimate_data::{Assets, metrics::over_seeds};
+use kept::Kept;
 use problems::{Draw, Opened};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -54,11 +57,7 @@ impl Entrant {
         let mut words = text.split_whitespace();
         let method = words.next().unwrap_or_default();
         let mut table = toml::Table::from_iter([("method".to_owned(), method.into())]);
-        for word in words {
-            let bad = || Error::Other(format!("`{word}` is no setting; write it like `lr=0.01`"));
-            let setting: toml::Table = word.parse().map_err(|_| bad())?;
-            table.extend(setting);
-        }
+        table.extend(settings(words)?);
         let recipe = Recipe::from_table(&toml::Table::from_iter([("optim".to_owned(), table.into())]))?;
         tune::optimiser(&recipe)?;
         Ok(Self { name: text.split_whitespace().collect::<Vec<_>>().join(" "), optim: recipe.optim })
@@ -69,6 +68,17 @@ impl Entrant {
         let recipe = Recipe { optim: self.optim.clone(), ..Recipe::default() };
         tune::optimiser(&recipe).is_ok_and(|optimiser| optimiser.card().needs(Need::LearningRate))
     }
+}
+
+/// Words such as `lr=0.01` as a table.
+fn settings<'a>(words: impl Iterator<Item = &'a str>) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    for word in words {
+        let bad = || Error::Other(format!("`{word}` is no setting; write it like `lr=0.01`, without blanks"));
+        let setting: toml::Table = word.parse().map_err(|_| bad())?;
+        table.extend(setting);
+    }
+    Ok(table)
 }
 
 /// What is to be compared.
@@ -84,6 +94,9 @@ pub struct Plan {
     pub grid: usize,
     /// The same for the others; their answer is the one at one whatever the grid says.
     pub robustness: usize,
+    /// A folder for finished fits: each is written when it is done and taken up by a later run that would compute the same, with the same
+    /// program. What was cut short goes on there.
+    pub kept: Option<PathBuf>,
 }
 
 /// What came of all.
@@ -127,6 +140,12 @@ pub struct EntrantOutcome {
     pub test: Score,
     /// The same seed by seed.
     pub seeds: Vec<f64>,
+    /// Mean of the losses of the last tenth of the steps there; none where a run was ruined.
+    pub loss: Option<f64>,
+    /// The smallest such mean of the grid.
+    pub least_loss: Option<f64>,
+    /// Mean number of steps made there: fewer than the problem has where the batch grew.
+    pub steps: f64,
     /// How often the watch sent a run back there.
     pub restarts: usize,
     /// Loss and what the optimiser reports there, of the first seed.
@@ -162,12 +181,30 @@ pub struct Gap {
     pub worst: f64,
 }
 
+/// One fit to be made.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    problem: &'a Problem,
+    entrant: &'a Entrant,
+    multiplier: f64,
+    seed: u64,
+}
+
 /// One fit.
+#[derive(Serialize, Deserialize)]
 struct Fit {
+    metric: String,
+    #[serde(deserialize_with = "crate::nan::number")]
     valid: f64,
+    #[serde(deserialize_with = "crate::nan::number")]
     test: f64,
+    #[serde(deserialize_with = "crate::nan::number")]
     loss: f64,
     restarts: usize,
+    /// Steps that were planned, and those that were made where the batch may grow or the watch sent it back.
+    length: u64,
+    made: usize,
+    /// Of the first seed: no other is drawn.
     steps: Vec<StepLine>,
     seconds: f64,
 }
@@ -183,7 +220,7 @@ struct Fit {
 ///
 /// let entrants = vec![Entrant::parse("dadapt_adam")?, Entrant::parse("adamw lr=0.01")?];
 /// let problems = problems()?.into_iter().filter(|problem| problem.name == "wine, table").collect();
-/// let plan = Plan { entrants, problems, seeds: 3, grid: 13, robustness: 1 };
+/// let plan = Plan { entrants, problems, seeds: 3, grid: 13, robustness: 1, kept: None };
 /// let outcome = run(&plan, &acclimate_data::Assets::open(false)?, &|_, _, _| ())?;
 /// assert!(outcome.gaps["dadapt_adam"].mean < 1.0);
 /// # Ok::<(), acclimate_core::Error>(())
@@ -197,24 +234,23 @@ pub fn run(plan: &Plan, assets: &Assets, told: &(dyn Fn(usize, usize, &str) + Sy
         .iter()
         .map(|entrant| grid(if entrant.needs_rate() { plan.grid } else { plan.robustness }))
         .collect();
-    let per_problem = plan.seeds * grids.iter().map(Vec::len).sum::<usize>();
+    let all = plan.problems.len() * plan.seeds * grids.iter().map(Vec::len).sum::<usize>();
+    let kept = plan.kept.as_deref().map(Kept::open).transpose()?;
     let done = AtomicUsize::new(0);
     let (mut outcomes, mut seconds) = (vec![], 0.0);
     for problem in &plan.problems {
-        let opened = Opened::new(problem.clone(), assets)?;
-        let draws = (0..plan.seeds as u64).map(|seed| opened.draw(seed)).collect::<Result<Vec<_>>>()?;
-        let jobs = plan.entrants.iter().zip(&grids).flat_map(|(entrant, grid)| {
-            let draws = &draws;
-            grid.iter()
-                .flat_map(move |&multiplier| draws.iter().zip(0_u64..).map(move |(d, s)| (entrant, multiplier, d, s)))
-        });
-        let fits = side_by_side(jobs.collect(), |(entrant, multiplier, draw, seed)| {
-            let fit = fit(problem, draw, entrant, *multiplier, *seed);
-            let (done, all) = (done.fetch_add(1, Ordering::Relaxed) + 1, per_problem * plan.problems.len());
-            told(done, all, &format!("{}: {}", problem.name, entrant.name));
-            fit
+        let mut jobs = vec![];
+        for (entrant, grid) in plan.entrants.iter().zip(&grids) {
+            for &multiplier in grid {
+                jobs.extend((0..plan.seeds as u64).map(|seed| Job { problem, entrant, multiplier, seed }));
+            }
+        }
+        let fits = fits(&jobs, kept.as_ref(), assets, &|finished, job| {
+            let done = done.fetch_add(finished, Ordering::Relaxed) + finished;
+            told(done, all, &format!("{}: {}", problem.name, job.entrant.name));
         })?;
         seconds += fits.iter().map(|fit| fit.seconds).sum::<f64>();
+        let (metric, steps) = (fits[0].metric.clone(), fits[0].length);
         let mut fits = fits.into_iter();
         let mut entrants = vec![];
         for (entrant, grid) in plan.entrants.iter().zip(&grids) {
@@ -222,14 +258,7 @@ pub fn run(plan: &Plan, assets: &Assets, told: &(dyn Fn(usize, usize, &str) + Sy
             let points: Vec<(f64, Vec<Fit>)> = grid.iter().copied().zip((0..grid.len()).map(of_point)).collect();
             entrants.push(judged(entrant, points));
         }
-        let Draw { task, train, .. } = &draws[0];
-        outcomes.push(ProblemOutcome {
-            name: problem.name.clone(),
-            set: problem.set,
-            metric: task.metric().to_owned(),
-            steps: (problem.epochs * train.len().div_ceil(problem.batch)) as u64,
-            entrants,
-        });
+        outcomes.push(ProblemOutcome { name: problem.name.clone(), set: problem.set, metric, steps, entrants });
     }
     Ok(Outcome { gaps: gaps(&outcomes), problems: outcomes, seconds })
 }
@@ -281,11 +310,41 @@ fn side_by_side<J: Send + Sync, A: Send>(jobs: Vec<J>, work: impl Fn(&J) -> Resu
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn fit(problem: &Problem, draw: &Draw, entrant: &Entrant, multiplier: f64, seed: u64) -> Result<Fit> {
+/// The fits of jobs on one problem, in their order. What is kept already is taken up; where nothing else is asked for, the problem is not
+/// even opened. `told` hears how many are finished anew, and the last of them.
+fn fits(
+    jobs: &[Job<'_>],
+    kept: Option<&Kept>,
+    assets: &Assets,
+    told: &(dyn Fn(usize, &Job<'_>) + Sync),
+) -> Result<Vec<Fit>> {
+    let found = jobs.iter().map(|job| kept.map_or(Ok(None), |kept| kept.find(job))).collect::<Result<Vec<_>>>()?;
+    let (there, left): (Vec<_>, Vec<_>) = jobs.iter().zip(&found).partition(|(_, found)| found.is_some());
+    if let Some((job, _)) = there.last() {
+        told(there.len(), job);
+    }
+    let mut made = vec![];
+    if let Some((first, _)) = left.first() {
+        let opened = Opened::new(first.problem.clone(), assets)?;
+        let seeds = jobs.iter().map(|job| job.seed).max().map_or(0, |last| last + 1);
+        let draws = (0..seeds).map(|seed| opened.draw(seed)).collect::<Result<Vec<_>>>()?;
+        let left: Vec<Job<'_>> = left.iter().map(|(job, _)| **job).collect();
+        made = side_by_side(left, |job| {
+            let fit = fit(job, &draws[job.seed as usize])?;
+            let fit = if let Some(kept) = kept { kept.keep(job, fit)? } else { fit };
+            told(1, job);
+            Ok(fit)
+        })?;
+    }
+    let mut made = made.into_iter();
+    Ok(found.into_iter().filter_map(|found| found.or_else(|| made.next())).collect())
+}
+
+fn fit(job: &Job<'_>, draw: &Draw) -> Result<Fit> {
+    let Job { problem, entrant, multiplier, seed } = *job;
     let mut optim = entrant.optim.clone();
     optim.multiplier *= multiplier;
-    let recipe =
-        Recipe { seed, batch_size: Some(problem.batch), epochs: Some(problem.epochs), optim, ..Recipe::default() };
+    let recipe = Recipe { seed, optim, ..problem.recipe()? };
     let optimiser = tune::optimiser(&recipe)?;
     let Draw { model, task, data, train, valid, test, start } = draw;
     let (model, task) = (model.as_ref(), task.as_ref());
@@ -301,23 +360,37 @@ fn fit(problem: &Problem, draw: &Draw, entrant: &Entrant, multiplier: f64, seed:
         let outputs = predict_all(model, task, data, rows, &Pass::new(patch))?;
         Ok(task.score(&outputs.iter().collect::<Vec<_>>(), &labels.select(rows)))
     };
+    let (metric, length) = (task.metric().to_owned(), (problem.epochs * train.len().div_ceil(problem.batch)) as u64);
     match trained {
         Ok(trained) => {
             let steps = trained.history.steps;
             let last = &steps[steps.len() - steps.len().div_ceil(LAST)..];
             Ok(Fit {
+                metric,
                 valid: score(&trained.patch, valid)?,
                 test: score(&trained.patch, test)?,
                 loss: last.iter().map(|line| line.loss).sum::<f64>() / last.len() as f64,
                 restarts: trained.history.notes.len(),
-                steps,
+                length,
+                made: steps.len(),
+                steps: if seed == 0 { steps } else { vec![] },
                 seconds,
             })
         }
         // A ruined run leaves what it began with.
         Err(Error::Numeric { .. }) => {
             let (valid, loss) = (f64::NAN, f64::NAN);
-            Ok(Fit { valid, test: score(start, test)?, loss, restarts: 0, steps: vec![], seconds })
+            Ok(Fit {
+                metric,
+                valid,
+                test: score(start, test)?,
+                loss,
+                restarts: 0,
+                length,
+                made: 0,
+                steps: vec![],
+                seconds,
+            })
         }
         Err(other) => Err(other),
     }
@@ -353,6 +426,9 @@ fn judged(entrant: &Entrant, points: Vec<(f64, Vec<Fit>)>) -> EntrantOutcome {
     EntrantOutcome {
         name: entrant.name.clone(),
         tuned,
+        loss: told[at].loss,
+        least_loss: told.iter().filter_map(|point| point.loss).reduce(f64::min),
+        steps: mean(&fits, |fit| fit.made as f64),
         points: told,
         multiplier,
         test: Score { value: interval.estimate, low: interval.low, high: interval.high },

@@ -1,12 +1,14 @@
 //! The problems that optimisers are held on: real rows, a frozen or a fresh model, and what of it is trained.
 
+use super::settings;
+use super::small::{Columns, Matrix};
 use crate::dataset::{self, Loaded, fit_task};
 use crate::encode::Encoded;
 use crate::quickstart;
 use crate::recipe::{Recipe, TaskKind};
 use crate::tasks::{Prepared, Task, TaskSpec};
 use crate::train;
-use acclimate_core::{Error, HeadStart, Inputs, Model, Outputs, Params, Pass, Patch, Result, Rng, Site};
+use acclimate_core::{Error, HeadStart, Model, Patch, Result, Rng};
 use acclimate_data::{self as data, Assets, Examples, Idx, Labels, Source, split};
 use acclimate_models::{Base, Norm, Resnet, ResnetConfig};
 use burn::tensor::{DType, Device};
@@ -21,7 +23,7 @@ const FASHION: [&str; 2] = ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte
 const DIGITS: &str = "digits";
 
 /// A problem as the list has it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Problem {
     /// Its name.
@@ -52,6 +54,57 @@ pub struct Problem {
     /// Channels of the stages of a network from scratch.
     #[serde(default)]
     widths: Vec<usize>,
+    /// Settings of LoRA that are not as they come.
+    #[serde(default)]
+    adapter: toml::Table,
+    /// What lets the batch grow: the section `batch` of a recipe.
+    #[serde(default)]
+    growth: toml::Table,
+}
+
+/// What may be changed about a problem of the list.
+const CHANGEABLE: [&str; 4] = ["adapter", "batch", "epochs", "growth"];
+
+impl Problem {
+    /// The problem with some keys changed, which its name tells: a text such as `epochs=5 adapter={rank=1}`.
+    ///
+    /// # Errors
+    /// A key that is not one of `adapter`, `batch`, `epochs` and `growth`, or a value that does not do.
+    ///
+    /// # Example
+    /// ```
+    /// use acclimate::bench::problems;
+    ///
+    /// let shorter = problems()?[0].with("epochs=5")?;
+    /// assert_eq!((shorter.name.as_str(), shorter.epochs), ("digits, table, epochs=5", 5));
+    /// # Ok::<(), acclimate_core::Error>(())
+    /// ```
+    pub fn with(&self, changes: &str) -> Result<Self> {
+        let wrong = |why: &str| Error::Other(format!("`{changes}` does not do for a problem: {why}"));
+        let changed = settings(changes.split_whitespace())?;
+        if let Some(key) = changed.keys().find(|key| !CHANGEABLE.contains(&key.as_str())) {
+            return Err(Error::unknown("key of a problem that can be changed", key, CHANGEABLE));
+        }
+        let mut table = toml::Table::try_from(self).map_err(|e| Error::Other(e.to_string()))?;
+        table.extend(changed);
+        let problem: Self = table.try_into().map_err(|e: toml::de::Error| wrong(e.message()))?;
+        if !problem.adapter.is_empty() && !matches!(problem.form, Form::Patch | Form::Factors) {
+            return Err(wrong(&format!("`{}` has no LoRA", self.name)));
+        }
+        problem.recipe()?;
+        Ok(Self { name: format!("{}, {changes}", self.name), ..problem })
+    }
+
+    /// What a recipe says of it.
+    pub(super) fn recipe(&self) -> Result<Recipe> {
+        let number = |n: usize| toml::Value::Integer(n as i64);
+        let keys = [
+            ("batch_size", number(self.batch)),
+            ("epochs", number(self.epochs)),
+            ("batch", self.growth.clone().into()),
+        ];
+        Recipe::from_table(&keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
 }
 
 fn one() -> usize {
@@ -69,7 +122,7 @@ pub enum Set {
 }
 
 /// What is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// Logistic regression on the columns of a table.
@@ -80,10 +133,12 @@ pub enum Form {
     Patch,
     /// All of a small residual network, from random weights.
     Scratch,
+    /// LoRA on a matrix of zeros, trained on some entries of a table and judged on others.
+    Factors,
 }
 
 /// How many rows are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rows {
     /// To train on.
@@ -193,6 +248,18 @@ impl Opened {
                 let data = loaded.prepare(&examples, spec.kind)?;
                 (Host::Frozen(loaded.model.into()), data)
             }
+            Form::Factors => {
+                let data::Inputs::Features { width, .. } = examples.inputs else {
+                    return Err(Error::Other(format!("`{}` holds no table of numbers", problem.data)));
+                };
+                // Each seed divides all entries of these lines.
+                let lines = (train + valid + test) / width;
+                let table = examples.select(&pick(&examples.labels, lines.min(examples.len()), 0)?);
+                let (matrix, entries) = Matrix::of(&table)?;
+                let spec = TaskSpec { kind: TaskKind::Regression, names: vec![], ..spec };
+                let data = unread(&entries)?;
+                return Ok(Self { problem, host: Host::Frozen(Arc::new(matrix)), spec, data });
+            }
             Form::Scratch => {
                 let (examples, side) = pooled(examples, problem.pool)?;
                 let (image, widths) = ([1, side, side], problem.widths.clone());
@@ -221,7 +288,7 @@ impl Opened {
         let task = fit_task(self.spec.clone(), &labels.select(&train), false);
         let data = match self.problem.form {
             Form::Table | Form::Features => Prepared { left: self.data.left.standardised(&train), ..self.data.clone() },
-            Form::Patch | Form::Scratch => self.data.clone(),
+            Form::Patch | Form::Scratch | Form::Factors => self.data.clone(),
         };
         let mut start = Patch::new();
         let model: Arc<dyn Model> = match &self.host {
@@ -231,16 +298,17 @@ impl Opened {
             }
         };
         // The head comes first: adapters pass over a head of the model that is not used.
-        if let (Some(outputs), Host::Frozen(_)) = (task.outputs(), &self.host) {
+        let own = matches!(self.problem.form, Form::Scratch | Form::Factors);
+        if let Some(outputs) = task.outputs().filter(|_| !own) {
             start.add_head(model.as_ref(), outputs, HeadStart::Zero, &mut Rng::new(seed, "head", 0));
         }
         let method = match self.problem.form {
             Form::Table | Form::Features => None,
-            Form::Patch => Some("lora"),
+            Form::Patch | Form::Factors => Some("lora"),
             Form::Scratch => Some("full"),
         };
         if let Some(method) = method {
-            let adapter = acclimate_peft::build(method, &toml::Table::new())?;
+            let adapter = acclimate_peft::build(method, &self.problem.adapter)?;
             let mut rng = Rng::new(seed, "patch", 0);
             acclimate_peft::place(&mut start, model.as_ref(), method, adapter, None, &mut rng)?;
         }
@@ -300,53 +368,15 @@ fn pixels(examples: &Examples, image: [usize; 3]) -> Result<Prepared> {
     Ok(Prepared { left, right: None, labels: Some(examples.labels.clone()) })
 }
 
-/// A table's columns as features: a head on them is a logistic regression.
-struct Columns {
-    width: usize,
-    weights: Params,
-}
-
-impl Columns {
-    fn new(width: usize) -> Self {
-        Self { width, weights: Params::default() }
-    }
-}
-
-impl Model for Columns {
-    fn sites(&self) -> &[Site] {
-        &[]
-    }
-    fn weights(&self) -> &Params {
-        &self.weights
-    }
-    fn fingerprint(&self) -> &'static str {
-        "columns"
-    }
-    fn width(&self) -> usize {
-        self.width
-    }
-    fn forward(&self, inputs: &Inputs, pass: &Pass<'_>) -> Result<Outputs> {
-        let Inputs::Rows(x) = inputs else { return Err(Error::Other("a table gives rows of numbers".to_owned())) };
-        Ok(Outputs { states: None, features: x.clone(), logits: pass.head(x.clone())? })
-    }
-    fn with_weights(&self, weights: Params) -> Result<Box<dyn Model>> {
-        Ok(Box::new(Self { width: self.width, weights }))
-    }
-    fn like(&self) -> (DType, Device) {
-        (DType::F32, Device::flex())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_list_has_two_halves_of_eight_and_shares_no_rows() {
+    fn the_two_parts_of_the_list_share_no_rows() {
         let all = problems().unwrap();
-        for set in [Set::Open, Set::Sealed] {
-            assert_eq!(all.iter().filter(|problem| problem.set == set).count(), 8);
-        }
+        let count = |set| all.iter().filter(|problem| problem.set == set).count();
+        assert_eq!((count(Set::Open), count(Set::Sealed)), (9, 8));
         let names: BTreeSet<&str> = all.iter().map(|problem| problem.name.as_str()).collect();
         assert_eq!(names.len(), all.len());
         // The same rows in the same form would let a default be found on what judges it.
