@@ -1,6 +1,6 @@
 //! What kinds of shift turn a source into a target: each kind as a density, held against the target's rows.
 
-use crate::{Source, Target};
+use crate::{Affine, Source, Target};
 use acclimate_core::{Error, Result, Rng};
 use acclimate_stats::learn::{Labels, select};
 use acclimate_stats::linalg::{column_means, covariance, symmetric_eigen};
@@ -33,24 +33,6 @@ impl std::fmt::Display for Kind {
             Self::Subspace => "subspace",
             Self::Covariate => "covariate",
         })
-    }
-}
-
-/// An affine map of rows, $x \mapsto A (x - m) + t$.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Affine {
-    /// What is taken off first, $m$.
-    pub from: Array1<f64>,
-    /// $A$, for column vectors.
-    pub matrix: Array2<f64>,
-    /// What is added, $t$.
-    pub to: Array1<f64>,
-}
-
-impl Affine {
-    /// The rows mapped.
-    pub fn map(&self, rows: ArrayView2<'_, f64>) -> Array2<f64> {
-        (&rows - &self.from).dot(&self.matrix.t()) + &self.to
     }
 }
 
@@ -200,9 +182,9 @@ fn class_shares(by_class: &Array2<f64>, classes: &[ClassDensity]) -> (Vec<f64>, 
 
 /// The log-likelihood of the target where it is the mapped source.
 fn pulled_back(map: &Affine, classes: &[ClassDensity], x: ArrayView2<'_, f64>) -> Result<f64> {
-    let identity = Array2::eye(map.to.len());
+    let identity = Array2::eye(map.after.len());
     let inverse = acclimate_stats::linalg::solve(map.matrix.view(), identity.view())?;
-    let back = (&x - &map.to).dot(&inverse.t()) + &map.from;
+    let back = (&x - &map.after).dot(&inverse) + &map.before;
     // |det A| by its singular values.
     let (_, singular, _) = acclimate_stats::linalg::svd(map.matrix.view())?;
     let log_det: f64 = singular.iter().map(|s| s.ln()).sum();
@@ -219,7 +201,7 @@ fn stretch(source: ArrayView2<'_, f64>, target: ArrayView2<'_, f64>) -> Result<A
         }
     };
     let (from, to) = (deviation("source", source)?, deviation("target", target)?);
-    Ok(Affine { from: column_means(source), matrix: Array2::from_diag(&(to / from)), to: column_means(target) })
+    Ok(Affine { before: column_means(source), matrix: Array2::from_diag(&(to / from)), after: column_means(target) })
 }
 
 /// Principal axes to principal axes, each either way round: the ways that make the target most likely, without the one that turns nothing.
@@ -251,8 +233,8 @@ fn turn(
                 sign * floor(t_values[axis]) / floor(s_values[axis])
             })
             .collect();
-        let matrix = (&t_axes * &stretch).dot(&s_axes.t());
-        let map = Affine { from: from.clone(), matrix, to: to.clone() };
+        let matrix = (&s_axes * &stretch).dot(&t_axes.t());
+        let map = Affine { before: from.clone(), matrix, after: to.clone() };
         let likelihood = pulled_back(&map, classes, target)?;
         if best.as_ref().is_none_or(|(_, most)| likelihood > *most) {
             best = Some((map, likelihood));

@@ -78,7 +78,7 @@ impl Align for MmdTars {
         let smooth = counts.mapv(|count| count / (count + self.ridge));
         let (near, far) = (linalg::product(near.view(), one.view()), linalg::product(far.view(), one.view()));
         let quadratic =
-            one.t().dot(&near) * &smooth * &smooth.view().insert_axis(Axis(1)) + Array2::<f64>::eye(classes) * 1e-12;
+            one.t().dot(&near) * &smooth * smooth.view().insert_axis(Axis(1)) + Array2::<f64>::eye(classes) * 1e-12;
         let linear = linalg::column_means(far.view()) * &smooth * -rows;
         let slack = (self.bound / (4.0 * rows.sqrt())).min(1.0) * rows;
         let (lower, upper) = (Array1::zeros(classes), Array1::from_elem(classes, self.bound));

@@ -257,7 +257,7 @@ impl<'a> Problem<'a> {
             let (xa, xb) = (&self.x[a], &self.x[b]);
             let cross = product(xa.t(), product(falls.view(), xb.view()).view());
             let own = |x: &Array2<f64>, sums: Array1<f64>| product((x * &sums.insert_axis(Axis(1))).t(), x.view());
-            let outer = own(xa, falls.sum_axis(Axis(1))) + own(xb, falls.sum_axis(Axis(0))) - &cross - &cross.t();
+            let outer = own(xa, falls.sum_axis(Axis(1))) + own(xb, falls.sum_axis(Axis(0))) - &cross - cross.t();
             let outer = outer * times;
             gradient += &(outer.dot(w).dot(&inverse) * 2.0);
             let mut here = -inverse.dot(&w.t().dot(&outer.dot(w))).dot(&inverse);

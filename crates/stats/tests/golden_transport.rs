@@ -42,7 +42,8 @@ fn seen(kind: &str, inputs: &Value, config: &Value) -> Vec<(&'static str, Array2
         }
         "unbalanced" => {
             let (cost, a, b) = (m("cost"), v("a"), v("b"));
-            let found = unbalanced(cost.view(), a.view(), b.view(), number("marginal"), &settings(number("reg"))).unwrap();
+            let found =
+                unbalanced(cost.view(), a.view(), b.view(), number("marginal"), &settings(number("reg"))).unwrap();
             assert!(found.certificate.converged && found.certificate.gap.abs() < 1e-10, "{:?}", found.certificate);
             vec![("plan", found.coupling)]
         }
@@ -61,8 +62,7 @@ fn seen(kind: &str, inputs: &Value, config: &Value) -> Vec<(&'static str, Array2
             let (x, y, a, b) = (m("x"), m("y"), v("a"), v("b"));
             let measures = [(&x, &a), (&y, &b)].map(|(x, a)| Measure { points: x.view(), masses: a.view() });
             let weights = v("weights").to_vec();
-            let found =
-                free_barycentre(&measures, &weights, m("start").view(), v("masses").view(), 1e-14, 50).unwrap();
+            let found = free_barycentre(&measures, &weights, m("start").view(), v("masses").view(), 1e-14, 50).unwrap();
             vec![("points", found)]
         }
         "gaussian_map" => vec![("map", gaussian_map(m("source").view(), m("target").view()).unwrap())],

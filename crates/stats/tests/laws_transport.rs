@@ -50,7 +50,8 @@ fn exact_plans_prove_themselves_on_random_and_degenerate_problems() {
             1 => squared_distances(points(&mut rng, n, 2).view(), points(&mut rng, m, 2).view()),
             _ => Array2::from_shape_fn((n, m), |_| 1e6 * rng.normal()),
         };
-        let (mut a, mut b) = if round % 2 == 0 { (uniform(n), uniform(m)) } else { (masses(&mut rng, n), masses(&mut rng, m)) };
+        let (mut a, mut b) =
+            if round % 2 == 0 { (uniform(n), uniform(m)) } else { (masses(&mut rng, n), masses(&mut rng, m)) };
         if round % 5 == 0 && n > 1 && m > 1 {
             // Points without mass.
             a[rng.below(n)] = 0.0;
@@ -123,7 +124,9 @@ fn entropic_plans_have_exact_marginals_and_a_true_certificate_at_every_weight() 
             let settings = Sinkhorn { reg, tolerance: 1e-9, steps: 300 };
             let found = sinkhorn(cost.view(), a.view(), b.view(), &settings).unwrap();
             assert!(found.coupling.iter().chain(&found.f).chain(&found.g).all(|number| number.is_finite()));
-            assert!(off(found.coupling.sum_axis(Axis(1)), &a) < 1e-12 && off(found.coupling.sum_axis(Axis(0)), &b) < 1e-12);
+            assert!(
+                off(found.coupling.sum_axis(Axis(1)), &a) < 1e-12 && off(found.coupling.sum_axis(Axis(0)), &b) < 1e-12
+            );
             assert!(found.coupling.iter().all(|mass| *mass >= 0.0));
             assert!(found.cost >= best - 1e-9 * best.abs(), "{} below {best}", found.cost);
             // A gap is never below zero, and the entropy of a coupling is at most log(n m) on each side of it.

@@ -182,7 +182,7 @@ impl Bcts {
             let expected = format!("[rows, {}]", self.biases.len());
             return Err(Error::Shape { what: "bcts: logits".to_owned(), expected, got: logits.shape().to_vec() });
         }
-        let mut values = &logits / self.temperature + &ArrayView1::from(&self.biases);
+        let mut values = &logits / self.temperature + ArrayView1::from(&self.biases);
         softmax(&mut values);
         Ok(values)
     }

@@ -37,7 +37,7 @@ impl Learner for KernelRidge {
         // Under roots of weights on both sides the matrix stays symmetric, and rows of hardly any weight do no harm.
         let root = table.weights.mapv(f64::sqrt);
         let column = root.view().insert_axis(Axis(1));
-        let mut system = kernel.values(table.x.view(), table.x.view()) * &root * &column;
+        let mut system = kernel.values(table.x.view(), table.x.view()) * &root * column;
         system.diag_mut().mapv_inplace(|value| value + self.penalty);
         let right = (&ArrayView1::from(table.y.numbers(NAME)?) * &root).insert_axis(Axis(1));
         let pull = solve_positive(system.view(), right.view())?.column(0).to_owned() * root;

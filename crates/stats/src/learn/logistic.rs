@@ -66,7 +66,7 @@ impl Loss<'_> {
 
     fn scores(&self, point: &Array1<f64>) -> Array2<f64> {
         let point = self.shaped(point);
-        self.x.dot(&point.slice(s![..-1, ..])) + &point.row(self.x.ncols())
+        self.x.dot(&point.slice(s![..-1, ..])) + point.row(self.x.ncols())
     }
 
     /// Probabilities of the outputs: of the second class where there is one output.
@@ -132,7 +132,7 @@ impl Convex for Loss<'_> {
         let (outputs, features) = (self.outputs, self.x.ncols());
         if point.len() > DENSE {
             let square = self.x.mapv(|value| value * value);
-            let bend = p.mapv(|p| p * (1.0 - p)) * &self.weights.view().insert_axis(Axis(1));
+            let bend = p.mapv(|p| p * (1.0 - p)) * self.weights.view().insert_axis(Axis(1));
             let mut diagonal = Array2::ones((features + 1, outputs));
             let mut part = diagonal.slice_mut(s![..-1, ..]);
             part += &square.t().dot(&bend);

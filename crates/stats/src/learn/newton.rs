@@ -55,7 +55,7 @@ pub(super) fn least(who: &str, start: Array1<f64>, function: &dyn Convex) -> Res
 fn downhill(curvature: &Array2<f64>, gradient: &Array1<f64>) -> Result<Array1<f64>> {
     // In units in which the diagonal is one, so that parameters of different scale do not look singular.
     let unit = curvature.diag().mapv(|own| if own > 0.0 { own.sqrt().recip() } else { 1.0 });
-    let scaled = curvature * &unit * &unit.view().insert_axis(Axis(1));
+    let scaled = curvature * &unit * unit.view().insert_axis(Axis(1));
     let right = (gradient * &unit).insert_axis(Axis(1));
     let mut lift = 0.0;
     loop {

@@ -71,7 +71,7 @@ fn shrunk(table: &Table, y: &[f64], penalty: f64, intercept: bool) -> Result<Fit
     } else {
         (Array1::zeros(table.x.ncols()), 0.0)
     };
-    let x = (&table.x - &means) * &root.view().insert_axis(Axis(1));
+    let x = (&table.x - &means) * root.view().insert_axis(Axis(1));
     let (u, sizes, vt) = svd(x.view())?;
     let mut along = u.t().dot(&((&y - mean) * &root));
     let floor = sizes.first().copied().unwrap_or(0.0) * 1e-13;

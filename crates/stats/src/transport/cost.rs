@@ -20,9 +20,7 @@ pub enum Metric {
 pub fn costs(metric: Metric, x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
     match metric {
         Metric::Sqeuclidean => squared_distances(x, y),
-        Metric::Cityblock => {
-            pairs(x, y, |from, to| from.iter().zip(to).map(|(a, b)| (a - b).abs()).sum())
-        }
+        Metric::Cityblock => pairs(x, y, |from, to| from.iter().zip(to).map(|(a, b)| (a - b).abs()).sum()),
         Metric::Cosine => {
             let directions = |z: ArrayView2<'_, f64>| {
                 let mut z = z.to_owned();

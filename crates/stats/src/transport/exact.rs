@@ -373,8 +373,11 @@ impl<'a> Tree<'a> {
         let mut moves = Vec::new();
         for (at, node) in self.nodes[..self.rows + self.columns].iter().enumerate() {
             if node.flow > 0 {
-                let (row, column) =
-                    if at < self.rows { (at, node.parent as usize - self.rows) } else { (node.parent as usize, at - self.rows) };
+                let (row, column) = if at < self.rows {
+                    (at, node.parent as usize - self.rows)
+                } else {
+                    (node.parent as usize, at - self.rows)
+                };
                 moves.push((row, column, node.flow as f64 * quantum));
             }
         }

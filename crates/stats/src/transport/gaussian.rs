@@ -10,7 +10,11 @@ use ndarray::{Array2, ArrayView2};
 pub fn gaussian_map(source: ArrayView2<'_, f64>, target: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
     if source.dim() != target.dim() {
         let expected = format!("{:?} as the source's", source.shape());
-        return Err(Error::Shape { what: "covariance of the target".to_owned(), expected, got: target.shape().to_vec() });
+        return Err(Error::Shape {
+            what: "covariance of the target".to_owned(),
+            expected,
+            got: target.shape().to_vec(),
+        });
     }
     let (values, vectors) = symmetric_eigen(source)?;
     let largest = values.iter().copied().fold(0.0, f64::max);

@@ -66,8 +66,7 @@ pub fn unbalanced(
     let apart = |have: Array1<f64>, want: ArrayView1<'_, f64>| -> f64 {
         have.iter().zip(want).map(|(p, q)| if *p > 0.0 { p * (p / q).ln() - p + q } else { *q }).sum()
     };
-    let value = cheap
-        + marginal * (apart(coupling.sum_axis(Axis(1)), a) + apart(coupling.sum_axis(Axis(0)), b));
+    let value = cheap + marginal * (apart(coupling.sum_axis(Axis(1)), a) + apart(coupling.sum_axis(Axis(0)), b));
     let gain = |masses: ArrayView1<'_, f64>, potentials: &Array1<f64>| -> f64 {
         masses.iter().zip(potentials).map(|(mass, p)| -marginal * mass * (-p / marginal).exp_m1()).sum()
     };

@@ -28,8 +28,7 @@ pub(super) fn rounded_in_place(coupling: &mut Array2<f64>, a: ArrayView1<'_, f64
     let shares: Array1<f64> = b.iter().zip(&sums).map(|(b, have)| share(b, *have)).collect();
     *coupling *= &shares;
     let missing = |want: ArrayView1<'_, f64>, have: Array1<f64>| (&want - &have).mapv(|mass| mass.max(0.0));
-    let (rows, columns) =
-        (missing(a, coupling.sum_axis(Axis(1))), missing(b, coupling.sum_axis(Axis(0))));
+    let (rows, columns) = (missing(a, coupling.sum_axis(Axis(1))), missing(b, coupling.sum_axis(Axis(0))));
     let all = columns.sum();
     if all > 0.0 {
         for (mut row, mass) in coupling.rows_mut().into_iter().zip(&rows) {

@@ -111,12 +111,7 @@ pub fn sinkhorn(
 }
 
 /// `−reg log Σ_j exp(log_b_j + (g_j − C_ij) / reg)` of each row, which never overflows.
-pub(super) fn soft_least(
-    cost: ArrayView2<'_, f64>,
-    g: &Array1<f64>,
-    log_b: &Array1<f64>,
-    reg: f64,
-) -> Array1<f64> {
+pub(super) fn soft_least(cost: ArrayView2<'_, f64>, g: &Array1<f64>, log_b: &Array1<f64>, reg: f64) -> Array1<f64> {
     let one = |row: ArrayView1<'_, f64>| {
         let exponents: Vec<f64> = row.iter().zip(g).zip(log_b).map(|((c, g), log)| log + (g - c) / reg).collect();
         let largest = exponents.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -303,7 +298,8 @@ fn solve(
     let (f, g) = (Array1::from_vec(kernel.f), Array1::from_vec(kernel.g));
     let dual = a.dot(&f) + b.dot(&g) - reg * (sum - 1.0);
     if settings.steps == 0 {
-        error = (&coupling.sum_axis(Axis(1)) - a).mapv(f64::abs).sum() + (&coupling.sum_axis(Axis(0)) - b).mapv(f64::abs).sum();
+        error = (&coupling.sum_axis(Axis(1)) - a).mapv(f64::abs).sum()
+            + (&coupling.sum_axis(Axis(0)) - b).mapv(f64::abs).sum();
     }
     rounded_in_place(&mut coupling, a.view(), b.view());
     let (log_a, log_b) = (a.mapv(f64::ln), b.mapv(f64::ln));
