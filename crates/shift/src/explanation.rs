@@ -250,7 +250,7 @@ fn held_out(x: ArrayView2<'_, f64>, settings: &MixtureSettings) -> Result<f64> {
     Rng::new(settings.seed, "explanation folds", 0).shuffle(&mut order);
     let mut total = 0.0;
     for fold in 0..FOLDS {
-        let (held, train): (Vec<(usize, usize)>, Vec<(usize, usize)>) =
+        let (held, train): (Vec<_>, Vec<_>) =
             order.iter().copied().enumerate().partition(|(place, _)| place % FOLDS == fold);
         let rows = |picked: Vec<(usize, usize)>| picked.into_iter().map(|(_, row)| row).collect::<Vec<_>>();
         let density = Mixture::fit(select(x, &rows(train)).view(), settings)?;

@@ -208,6 +208,7 @@ mod tests {
             Ok((a * a + 100.0 * b * b, vec![-2.0 * a - 400.0 * x[0] * b, 200.0 * b]))
         };
         let (x, value) = minimise(f, vec![-1.2, 1.0], Stop { steps: 200, gradient: 1e-9 }).unwrap();
-        assert!(value < 1e-12 && (x[0] - 1.0).abs() < 1e-6 && (x[1] - 1.0).abs() < 1e-6, "{x:?}");
+        // The search ends once the value falls by less than `CHANGE`; the valley is flat, so places are off by some root of that.
+        assert!(value < CHANGE && (x[0] - 1.0).abs() < 1e-4 && (x[1] - 1.0).abs() < 1e-4, "{x:?} {value:e}");
     }
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// # Mathematics
 /// A row $x_i$ of class $c$ becomes $x_i' = w_c \odot x_i + b_c$, where $w$ and $b$ have a number for each class and column and lower
-/// $$J = \frac1{m^2} \sum_{ij} v_i v_j k(x_i', x_j') - \frac{2}{mn} \sum_{ij} v_i k(x_i', t_j)
-///   + \frac{\lambda_m}{m} \sum_i \big(\lVert w_{c_i} - 1 \rVert^2 + \lVert b_{c_i} \rVert^2\big),
+/// $$J = \frac1{m^2} \sum_{ij} v_i v_j k(x_i', x_j') - \frac{2}{mn} \sum_{ij} v_i k(x_i', t_j) +
+///   \frac{\lambda_m}{m} \sum_i \big(\lVert w_{c_i} - 1 \rVert^2 + \lVert b_{c_i} \rVert^2\big),
 ///   \qquad k(a, b) = e^{-\gamma \lVert a - b \rVert^2}.$$
 /// The first two terms are, up to a constant, the squared maximum mean discrepancy between the mapped source and the target's $n$ rows
 /// $t_j$. $v = \Omega^\top 1$ with $\Omega = L (L + \lambda_k I)^{-1}$ and the kernel $L_{ij} = [c_i = c_j]$ of labels, so

@@ -249,13 +249,16 @@ pub(crate) fn finish(
     PriorEstimate { weights, prior, covariance, intervals, condition }
 }
 
+/// What to learn from, what to tell, and how to answer.
+pub(crate) type Used = (Lesson, Vec<(&'static str, f64)>, Priors);
+
 /// What to learn from and how to answer, by an estimate.
 pub(crate) fn used(
     source: &Source<'_>,
     found: PriorEstimate,
     how: Use,
     calibration: Option<Calibration>,
-) -> Result<(Lesson, Vec<(&'static str, f64)>, Priors)> {
+) -> Result<Used> {
     let (of, _) = source.y.classes("label shift")?;
     let rows: Array1<f64> = of.iter().map(|class| found.weights[*class].max(0.0)).collect();
     let (rows, _) = crate::ratio::mean_one("label shift", rows)?;

@@ -119,7 +119,7 @@ impl Retasa {
             }
         }
         let (mean, deviation) = moments(ArrayView1::from(y));
-        if !(deviation > 0.0) {
+        if deviation.is_nan() || deviation <= 0.0 {
             return Err(Error::Other(format!(
                 "{who}: all values of the source are equal, so none can be likelier; leave the method out"
             )));

@@ -119,7 +119,7 @@ impl Rulsif {
         if self.gammas.is_empty() {
             return why("gammas", "[]".to_owned(), "must hold a width");
         }
-        if self.penalties.is_empty() || self.penalties.iter().any(|penalty| !(*penalty > 0.0)) {
+        if self.penalties.is_empty() || self.penalties.iter().any(|penalty| penalty.is_nan() || *penalty <= 0.0) {
             return why("penalties", format!("{:?}", self.penalties), "must hold positive numbers");
         }
         Ok(())

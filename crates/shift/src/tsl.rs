@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 /// $F = \operatorname{tr} W^\top S_W W / \operatorname{tr} W^\top S_B W$ with the scatter within and between the classes of the source;
 /// for `pca`, $F = -\operatorname{tr} W^\top C_s W$. $D = \int (p_s - p_t)^2$ is between densities of the projected rows
 /// $z = W^\top x$ by Gaussian windows:
-/// $$D = \frac{1}{n_s^2} \sum_{ij} G_{2\Sigma_s}(z_i - z_j) + \frac{1}{n_t^2} \sum_{kl} G_{2\Sigma_t}(z_k - z_l)
-///   - \frac{2}{n_s n_t} \sum_{ik} G_{\Sigma_s + \Sigma_t}(z_i - z_k), \qquad
+/// $$D = \frac{1}{n_s^2} \sum_{ij} G_{2\Sigma_s}(z_i - z_j) + \frac{1}{n_t^2} \sum_{kl} G_{2\Sigma_t}(z_k - z_l) -
+///   \frac{2}{n_s n_t} \sum_{ik} G_{\Sigma_s + \Sigma_t}(z_i - z_k), \qquad
 ///   G_\Sigma(z) = \frac{e^{-z^\top \Sigma^{-1} z / 2}}{\sqrt{\lvert 2\pi\Sigma \rvert}},$$
 /// where $\Sigma = h^2 \big((1 - \rho)\, C + \rho \operatorname{tr}(C)\, I\big)$ with the covariance $C$ of the domain's projected rows.
 /// It is minimised by L-BFGS over $V$ with $W$ from $V = W R$, from the first and from the last principal axes of all rows, and the

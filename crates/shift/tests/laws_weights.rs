@@ -18,12 +18,11 @@ fn any_labels(rows: usize) -> Labels {
     Labels::Classes { of: (0..rows).map(|row| row % 2).collect(), count: 2 }
 }
 
+/// Weights of the source, those of a view, and facts.
+type Found = (Vec<f64>, Option<Vec<f64>>, Vec<(&'static str, f64)>);
+
 /// The weights of the source, and those that the view gives the source's rows.
-fn weights(
-    name: &str,
-    source: ArrayView2<'_, f64>,
-    target: ArrayView2<'_, f64>,
-) -> (Vec<f64>, Option<Vec<f64>>, Vec<(&'static str, f64)>) {
+fn weights(name: &str, source: ArrayView2<'_, f64>, target: ArrayView2<'_, f64>) -> Found {
     let y = any_labels(source.nrows());
     let source = Source::new(source, &y).unwrap();
     let target = Target::new(target, &source).unwrap();
@@ -172,10 +171,10 @@ fn intervals_of_elsa_cover_and_its_covariance_is_that_of_many_draws() {
     for seed in 0..draws {
         let (source, y, target) = shifted(100 + seed, 300, 300, Q);
         let found = Elsa::default().weights(source.view(), &y, target.view()).unwrap();
-        for class in 0..3 {
-            hits += usize::from((found.intervals[class][0]..=found.intervals[class][1]).contains(&Q[class]));
+        for (class, share) in Q.iter().enumerate() {
+            hits += usize::from((found.intervals[class][0]..=found.intervals[class][1]).contains(share));
             all += 1;
-            square += (found.weights[class] - 3.0 * Q[class]).powi(2);
+            square += (found.weights[class] - 3.0 * share).powi(2);
             stated += found.covariance[[class, class]];
         }
     }

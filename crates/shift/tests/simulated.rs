@@ -1,4 +1,5 @@
 //! Simulated pairs against skada's own.
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 use acclimate_shift::{ShiftKind, ShiftedPair};
 use serde_json::Value;

@@ -76,7 +76,7 @@ fn transport_equals_its_reference() {
     let golden: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let tolerance = golden["header"]["tolerance"]["f64"].as_f64().unwrap();
     let cases = golden["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 18);
+    assert_eq!(cases.len(), 19);
     for case in cases {
         let kind = case["config"]["kind"].as_str().unwrap();
         let expected = case["expected"].as_object().unwrap();

@@ -121,6 +121,9 @@ mod tests {
         let model = model.with_weights(weights).unwrap();
         let rows = Tensor::<2>::from_data(TensorData::new(values, [6, width]), &Device::flex());
         let said = model.forward(&Inputs::Rows(rows), &Pass::default()).unwrap().logits.unwrap();
-        assert_eq!(said.into_data().to_vec::<f32>().unwrap(), numbers.iter().map(|&x| x as f32).collect::<Vec<_>>());
+        assert_eq!(
+            said.into_data().try_to_vec::<f32>().unwrap(),
+            numbers.iter().map(|&x| x as f32).collect::<Vec<_>>()
+        );
     }
 }

@@ -70,14 +70,17 @@ pub(super) fn place(by: Option<&dyn AnyExchange>, row: Option<&Row>, class: Opti
     by.map_or(Ok(Place { cell: 0, weight: 1.0 }), |by| by.place_any(&row))
 }
 
+/// The calibration rows of each cell and their weights.
+pub(super) type Cells = std::collections::BTreeMap<usize, (Vec<usize>, Vec<f64>)>;
+
 /// The calibration rows of each cell and their weights; a row's class is its own.
 pub(super) fn cells(
     by: Option<&dyn AnyExchange>,
     rows: &[Row],
     count: usize,
     class: impl Fn(usize) -> Option<usize>,
-) -> Result<std::collections::BTreeMap<usize, (Vec<usize>, Vec<f64>)>> {
-    let mut cells = std::collections::BTreeMap::<usize, (Vec<usize>, Vec<f64>)>::new();
+) -> Result<Cells> {
+    let mut cells = Cells::new();
     for row in 0..count {
         let place = place(by, rows.get(row), class(row))?;
         let (members, weights) = cells.entry(place.cell).or_default();

@@ -11,11 +11,14 @@ pub(super) trait Convex {
     fn curvature(&self, point: &Array1<f64>) -> Curvature<'_>;
 }
 
+/// A matrix by what it makes of a direction.
+pub(super) type Directed<'a> = Box<dyn Fn(&Array1<f64>) -> Array1<f64> + 'a>;
+
 /// Second derivatives.
 pub(super) enum Curvature<'a> {
     Dense(Array2<f64>),
     /// Their diagonal, and their product with a direction, where they are too many.
-    Product(Array1<f64>, Box<dyn Fn(&Array1<f64>) -> Array1<f64> + 'a>),
+    Product(Array1<f64>, Directed<'a>),
 }
 
 /// The least of a convex function that has one: Newton's steps, halved while they do not descend.

@@ -103,7 +103,9 @@ pub fn partial(cost: ArrayView2<'_, f64>, a: ArrayView1<'_, f64>, b: ArrayView1<
     };
     let (a, b) = (more(a, to - mass), more(b, from - mass));
     let mut plan = exact(wide.view(), a.view(), b.view())?;
-    plan.moves.retain(|(i, j, _)| *i < rows && *j < columns);
+    // What is left of differences of masses by rounding is no move.
+    let rounding = f64::EPSILON * from.max(to);
+    plan.moves.retain(|(i, j, mass)| *i < rows && *j < columns && *mass > rounding);
     plan.cost = plan.moves.iter().map(|(i, j, mass)| cost[[*i, *j]] * mass).sum();
     plan.f = plan.f.slice(ndarray::s![..rows]).to_owned();
     plan.g = plan.g.slice(ndarray::s![..columns]).to_owned();
