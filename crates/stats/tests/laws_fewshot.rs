@@ -276,16 +276,20 @@ fn a_constant_that_lowers_the_pinball_loss_is_the_quantile() {
 
 #[test]
 fn a_process_without_columns_of_meaning_learns_the_normal_quantiles() {
-    let y = normal(1000, 1, 22).column(0).to_owned();
     let x = Array2::zeros((1000, 1));
-    let method = QuantileProcess { width: 16, depth: 2, ..QuantileProcess::default() };
-    let fitted = method.fit(x.view(), y.view(), 3).unwrap();
+    let method =
+        QuantileProcess { width: 16, depth: 2, epochs: 40, batch_size: 128, lr: 5e-3, ..QuantileProcess::default() };
+    let fit = |seed| method.fit(x.view(), normal(1000, 1, 30 + seed).column(0), seed).unwrap();
     let levels = [0.1, 0.25, 0.5, 0.75, 0.9];
-    let found = fitted.quantiles(x.slice(ndarray::s![..1, ..]), &levels).unwrap();
-    // Of a thousand draws the outer quantiles have a standard error of 0.054.
-    for (found, exact) in found.iter().zip([-1.2816, -0.6745, 0.0, 0.6745, 1.2816]) {
-        assert!((found - exact).abs() < 0.2, "{found} for {exact}");
+    // A single fit is off by the noise of its last steps, some 0.15 at the outer levels; the mean of five is not.
+    let row = x.slice(ndarray::s![..1, ..]);
+    let found =
+        (0..5).map(|seed| fit(seed).quantiles(row, &levels).unwrap()).fold(Array2::zeros((1, 5)), |a, b| a + b) / 5.0;
+    for (found, exact) in found.iter().zip([-1.2816_f64, -0.6745, 0.0, 0.6745, 1.2816]) {
+        let off: f64 = found - exact;
+        assert!(off.abs() < 0.2, "{found} for {exact}");
     }
+    let fitted = fit(0);
     let slopes = fitted.slopes(x.slice(ndarray::s![..1, ..]), &levels).unwrap();
     assert!(slopes.iter().all(|slope| *slope > 0.0));
     assert!((slopes[[0, 2]] - 2.5066).abs() < 1.0, "{slopes}");
