@@ -284,9 +284,10 @@ fn a_process_without_columns_of_meaning_learns_the_normal_quantiles() {
     // A single fit is off by the noise of its last steps, some 0.15 at the outer levels; the mean of five is not.
     let row = x.slice(ndarray::s![..1, ..]);
     let found =
-        (0..5).map(|seed| fit(seed).quantiles(row, &levels).unwrap()).fold(Array2::zeros((1, 5)), |a, b| a + b) / 5.0;
+        (0..5).map(|seed| fit(seed).quantiles(row, &levels).unwrap()).fold(Array2::<f64>::zeros((1, 5)), |a, b| a + b)
+            / 5.0;
     for (found, exact) in found.iter().zip([-1.2816_f64, -0.6745, 0.0, 0.6745, 1.2816]) {
-        let off: f64 = found - exact;
+        let off: f64 = *found - exact;
         assert!(off.abs() < 0.2, "{found} for {exact}");
     }
     let fitted = fit(0);
