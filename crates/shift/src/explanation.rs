@@ -24,15 +24,22 @@ pub enum Kind {
     Covariate,
 }
 
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// As it is written in reports.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::None => "none",
             Self::Label => "label",
             Self::Conditional => "conditional",
             Self::Subspace => "subspace",
             Self::Covariate => "covariate",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -53,6 +60,8 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// The shares of the classes under [`Kind::Label`]; empty where labels are numbers.
     pub shares: Vec<f64>,
+    /// The shares of the classes in the source; empty where labels are numbers.
+    pub source_shares: Vec<f64>,
     /// How rows of the source go over to the target under [`Kind::Conditional`].
     pub stretched: Affine,
     /// The same under [`Kind::Subspace`].
@@ -101,13 +110,14 @@ impl Explanation {
         let mut candidates = Vec::new();
         let plain = class_log_densities(&classes, target.x);
         candidates.push(Candidate { kind: Kind::None, score: mixed(&plain, &classes).sum() });
-        let mut shares = Vec::new();
+        let (mut shares, mut source_shares) = (Vec::new(), Vec::new());
         if let Labels::Classes { count, .. } = source.y {
             let (found, likelihood) = class_shares(&plain, &classes);
             candidates.push(Candidate { kind: Kind::Label, score: likelihood - price(classes.len() - 1) });
-            shares = vec![0.0; *count];
+            (shares, source_shares) = (vec![0.0; *count], vec![0.0; *count]);
             for (class, share) in classes.iter().zip(found) {
                 shares[class.class] = share;
+                source_shares[class.class] = class.share;
             }
         }
         let stretched = stretch(source.x, target.x)?;
@@ -119,7 +129,7 @@ impl Explanation {
         candidates.push(Candidate { kind: Kind::Covariate, score: held_out(target.x, settings)? });
         let slack = classes.iter().map(|class| class.density.freedom() as f64).sum();
         let (source, target) = (Mixture::fit(source.x, settings)?, Mixture::fit(target.x, settings)?);
-        Ok(Self { candidates, shares, stretched, turned, slack, source, target })
+        Ok(Self { candidates, shares, source_shares, stretched, turned, slack, source, target })
     }
 
     /// The score of a kind, if it was tried.

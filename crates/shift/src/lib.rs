@@ -20,6 +20,7 @@ mod dev;
 mod discriminator_weights;
 mod elsa;
 mod em;
+mod explained;
 mod explanation;
 mod few_shot;
 mod fit;
@@ -59,6 +60,7 @@ pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, 
 pub use calculator::{AnyCalculator, Calculator};
 pub use covariance::{Estimate, ledoit_wolf};
 pub use dev::Scaling;
+pub use explained::Moved;
 pub use explanation::{Candidate, Explanation, Kind};
 pub use few_shot::Shots;
 pub use fit::Fit;
@@ -84,6 +86,7 @@ acclimate_core::methods! {
         discriminator_weights::DiscriminatorWeights,
         elsa::Elsa,
         em::Em,
+        explained::Explained,
         gaussian_weights::GaussianWeights,
         joint_pca::JointPca,
         kde_weights::KdeWeights,

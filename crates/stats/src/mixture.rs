@@ -101,7 +101,7 @@ impl Mixture {
         ridge: f64,
         settings: &MixtureSettings,
     ) -> Result<Self> {
-        let (rows, width) = x.dim();
+        let width = x.ncols();
         let guard = |mut covariance: Array2<f64>| {
             covariance.diag_mut().mapv_inplace(|d| d + ridge);
             covariance
@@ -123,13 +123,12 @@ impl Mixture {
             let mixture = Self { components };
             let (shares, total) = mixture.shares(x);
             let mut next = Vec::with_capacity(count);
-            for k in 0..count {
-                let column = shares.column(k);
+            // A component that lost its rows is dropped; the criterion decides about the rest.
+            let kept: Vec<ArrayView1<'_, f64>> =
+                shares.columns().into_iter().filter(|column| column.sum() >= 1.0).collect();
+            let all: f64 = kept.iter().map(|column| column.sum()).sum();
+            for column in kept {
                 let weight = column.sum();
-                if weight < 1.0 {
-                    // A component that lost its rows is dropped; the criterion decides about the rest.
-                    continue;
-                }
                 let mut mean = Array1::<f64>::zeros(width);
                 for (share, row) in column.iter().zip(x.rows()) {
                     mean.scaled_add(*share / weight, &row);
@@ -137,7 +136,7 @@ impl Mixture {
                 let centred = &x - &mean;
                 let weighted = &centred * &column.insert_axis(ndarray::Axis(1));
                 let spread = weighted.t().dot(&centred) / weight;
-                next.push(Component::new(weight / rows as f64, mean, guard(spread).view())?);
+                next.push(Component::new(weight / all, mean, guard(spread).view())?);
             }
             components = next;
             if (total - before).abs() < 1e-7 * total.abs().max(1.0) {
