@@ -72,7 +72,7 @@ pub struct Explained {
 
 impl Default for Explained {
     fn default() -> Self {
-        Self { components: 5, turn: 0.5, free: 0.1, margin: 10.0, vanishing: 0.12 }
+        Self { components: 5, turn: 0.5, free: 0.1, margin: 10.0, vanishing: 0.15 }
     }
 }
 
