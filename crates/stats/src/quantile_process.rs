@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// # Mathematics
 /// A network $f(x, \tau)$ of rectified quadratic units $\max(u, 0)^2$ lowers
 /// $$\frac1n \sum_i \rho_{\xi_i}\big(y_i - f(x_i, \xi_i)\big) + \lambda\, \max\Big({-\frac{\partial f}{\partial \tau}}(x_i, \xi_i),\, 0\Big),
-///   \qquad \rho_\tau(u) = u\,(\tau - [u < 0]),$$
+///   \qquad \rho_\tau(u) = u\,(\tau - 1\{u < 0\}),$$
 /// at levels $\xi_i$ drawn evenly and anew in each epoch. The units have a continuous derivative, so the penalty is well defined; it is
 /// carried forward beside the values,
 /// $$v_0 = (0, \dots, 0, 1), \qquad h_{l+1} = \max(u_l, 0)^2, \quad v_{l+1} = 2\max(u_l, 0) \odot W_l v_l, \qquad u_l = W_l h_l + b_l,$$

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Follows the quantile of scores by steps up after a miss and down after a hit.
 ///
 /// # Mathematics
-/// $$q_{t+1} = q_t + \eta_t\,(\mathrm{err}_t - \alpha), \qquad \mathrm{err}_t = [s_t > q_t],$$
+/// $$q_{t+1} = q_t + \eta_t\,(\mathrm{err}_t - \alpha), \qquad \mathrm{err}_t = 1\{s_t > q_t\},$$
 /// the gradient step on the pinball loss. With fixed $\eta$ and scores in $[0, b]$, on any stream,
 /// $\big|\tfrac1T \sum \mathrm{err}_t - \alpha\big| \le (b + \eta)/(\eta T)$. With `relative` the step is
 /// $\eta_t = \eta\,(\max - \min)$ over the last `window` scores before $t$. $q_1$ is the conformal quantile of the scores from before
