@@ -20,7 +20,7 @@ def folders(work):
     model, adapter = work / "bench/model", work / "bench/adapter"
     if not (adapter / CONFIG).exists():
         if not present("smollm2"):
-            raise SystemExit(f"{asset('smollm2')} is missing; fetch it with `acclimate assets fetch smollm2`")
+            raise SystemExit(f"{asset('smollm2')} is missing; fetch it with `acclimate assets get smollm2`")
         base = read_base(work / "models", "smollm2")
         base.save_pretrained(model)
         adapted = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))

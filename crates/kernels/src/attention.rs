@@ -3,7 +3,7 @@
 
 use crate::memory::{Output, Shared};
 use crate::product::{product, product_into};
-use crate::simd::{Level, exp, fold, mul_add, normal, total, vectorised};
+use crate::simd::{Level, exp, fold, largest, mul_add, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -368,8 +368,7 @@ fn softmax_runs_body<const FMA: bool>(rows: &mut [f32], keys: usize, runs: &[[u3
 
 #[inline(always)]
 fn softmax<const FMA: bool>(row: &mut [f32]) {
-    let larger = |most: f32, [x]: [f32; 1]| if x > most { x } else { most };
-    let most = fold([&*row], f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let most = largest(row);
     // In a row of −∞ alone every weight is zero; NaN among them stays.
     let most = if most == f32::NEG_INFINITY { 0.0 } else { most };
     for x in row.iter_mut() {

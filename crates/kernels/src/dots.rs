@@ -22,15 +22,14 @@ pub(crate) struct Few<'a> {
 impl<'a> Few<'a> {
     /// The rows of `x`, `width` numbers each, for products with rows packed in this format at this level.
     ///
-    /// With AVX2 a single row is put in fixed point. Several share what is unpacked, and 512 bits unpack four bits by looking them up: no
-    /// gain there.
+    /// A single row is put in fixed point where there are instructions for it. Several share what is unpacked: no gain there.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(crate) fn new(level: Level, format: Format, width: usize, x: &'a [f32]) -> Self {
         Self {
             x,
             width,
             #[cfg(target_arch = "x86_64")]
-            fixed: (level.kind() == Kind::Avx2 && x.len() == width).then(|| fixed::blocks(level, format, x)).flatten(),
+            fixed: (level.kind() > Kind::Portable && x.len() == width).then(|| fixed::blocks(level, format, x)).flatten(),
         }
     }
 }
@@ -45,11 +44,15 @@ pub(crate) fn dots(level: Level, format: Format, bytes: &[u8], few: &Few<'_>, ou
             match (level.kind(), &few.fixed) {
                 (Kind::Portable, _) => false,
                 (Kind::Avx2, Some(x)) => {
-                    fixed::dots(format, bytes, x, out);
+                    fixed::avx2(format, bytes, x, out);
+                    true
+                }
+                (Kind::Avx512, Some(x)) => {
+                    fixed::avx512(format, bytes, x, out);
                     true
                 }
                 (Kind::Avx2, None) => x86::avx2(format, bytes, width, x, out),
-                (Kind::Avx512, _) => x86::avx512(format, bytes, width, x, out),
+                (Kind::Avx512, None) => x86::avx512(format, bytes, width, x, out),
             }
         };
         if done {

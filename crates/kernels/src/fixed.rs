@@ -14,6 +14,9 @@ use std::arch::x86_64::*;
 /// Numbers of a block, here and in every format that is multiplied.
 const BLOCK: usize = 32;
 
+/// What one of a low part stands for.
+const PART: f32 = 1.0 / 32_768.0; // 2⁻¹⁵
+
 /// The block's largest number has this power of two once it is divided by the factor: fifteen bits with a sign are never exceeded.
 const LARGEST: u32 = 13;
 
@@ -98,12 +101,122 @@ fn pairs(x: [i16; BLOCK]) -> [i16; BLOCK] {
 
 /// The dot products of packed rows with a row that [`blocks`] gave for the same format.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn dots(format: Format, bytes: &[u8], x: &[Block], out: &mut [f32]) {
+pub(crate) fn avx2(format: Format, bytes: &[u8], x: &[Block], out: &mut [f32]) {
     match format {
         Format::Q4_0 => fours::<18>(bytes, x, out),
         Format::Q4_1 => fours::<20>(bytes, x, out),
         Format::Q8_0 => eights(bytes, x, out),
         _ => panic!("there are no whole numbers in {}", format.name()),
+    }
+}
+
+/// The same with registers of twice the width.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")]
+pub(crate) fn avx512(format: Format, bytes: &[u8], x: &[Block], out: &mut [f32]) {
+    match format {
+        Format::Q4_0 => wide_fours::<18>(bytes, x, out),
+        Format::Q4_1 => wide_fours::<20>(bytes, x, out),
+        Format::Q8_0 => wide_eights(bytes, x, out),
+        _ => panic!("there are no whole numbers in {}", format.name()),
+    }
+}
+
+/// Four rows of four bits at a time, each in a quarter of the registers.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")]
+fn wide_fours<const BYTES: usize>(bytes: &[u8], x: &[Block], out: &mut [f32]) {
+    let rows = bytes.as_chunks::<BYTES>().0;
+    for (i, out) in out.chunks_mut(4).enumerate() {
+        // Fewer rows at the end are filled up with the last of them.
+        let row = |at: usize| &rows[(4 * i + at.min(out.len() - 1)) * x.len()..][..x.len()];
+        let dots = four_rows([row(0), row(1), row(2), row(3)], x);
+        out.copy_from_slice(&dots[..out.len()]);
+    }
+}
+
+/// The dot products of four rows.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")]
+fn four_rows<const BYTES: usize>(rows: [&[[u8; BYTES]]; 4], x: &[Block]) -> [f32; 4] {
+    const { assert!(BYTES == 18 || BYTES == 20) };
+    let four = _mm512_set1_epi16(15);
+    let places = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+    let mut sums = [_mm512_setzero_ps(); 2];
+    let mut least = _mm256_setzero_ps();
+    let [first, second, third, fourth] = rows.map(|row| &row[..x.len()]);
+    for (at, x) in x.iter().enumerate() {
+        let blocks = [&first[at], &second[at], &third[at], &fourth[at]];
+        let [a, b, c, d] = blocks.map(|block| i32::from_le_bytes([block[0], block[1], block[2], block[3]]));
+        // d and m of each row; without m, what stands in its place is not looked at.
+        let factors = _mm256_cvtph_ps(_mm_setr_epi32(a, b, c, d));
+        let d = _mm512_permutexvar_ps(places, _mm512_castps256_ps512(factors));
+        let factor = _mm512_mul_ps(d, _mm512_set1_ps(x.factor));
+        // SAFETY: the last sixteen bytes of each block are read.
+        let [a, b, c, d] = blocks.map(|block| unsafe { _mm_loadu_si128(block.as_ptr().add(BYTES - 16).cast()) });
+        let [low, high] = [[a, b], [c, d]].map(|[a, b]| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b));
+        let bytes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+        let mut numbers = [
+            _mm512_and_si512(bytes, four),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), four),
+            _mm512_and_si512(_mm512_srli_epi16::<8>(bytes), four),
+            _mm512_srli_epi16::<12>(bytes),
+        ];
+        if BYTES == 18 {
+            for numbers in &mut numbers {
+                *numbers = _mm512_sub_epi16(*numbers, _mm512_set1_epi16(8));
+            }
+        } else {
+            least = _mm256_fmadd_ps(factors, _mm256_set1_ps(x.sum), least);
+        }
+        for (sum, x) in sums.iter_mut().zip([&x.high, &x.low]) {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|part| {
+                // SAFETY: eight of the 32 numbers are read.
+                let x = unsafe { _mm_loadu_si128(x.as_ptr().add(8 * part).cast()) };
+                _mm512_madd_epi16(numbers[part], _mm512_broadcast_i32x4(x))
+            });
+            let whole = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), factor, *sum);
+        }
+    }
+    let [high, low] = sums;
+    let sum = _mm512_fmadd_ps(low, _mm512_set1_ps(PART), high);
+    let parts = [
+        _mm512_castps512_ps128(sum),
+        _mm512_extractf32x4_ps::<1>(sum),
+        _mm512_extractf32x4_ps::<2>(sum),
+        _mm512_extractf32x4_ps::<3>(sum),
+    ];
+    let mut dots = [0.0; 4];
+    for (dot, part) in dots.iter_mut().zip(parts) {
+        *dot = total(part);
+    }
+    if BYTES == 20 {
+        let mut ends = [0.0; 8];
+        // SAFETY: there is room for eight numbers.
+        unsafe { _mm256_storeu_ps(ends.as_mut_ptr(), least) };
+        for (dot, [_, least]) in dots.iter_mut().zip(ends.as_chunks::<2>().0) {
+            *dot += least;
+        }
+    }
+    dots
+}
+
+/// Rows of eight bits one by one, each block in one register.
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,f16c")]
+fn wide_eights(bytes: &[u8], x: &[Block], out: &mut [f32]) {
+    for (row, out) in bytes.as_chunks::<34>().0.chunks_exact(x.len()).zip(out) {
+        let mut sums = [_mm512_setzero_ps(); 2];
+        for (block, x) in row.iter().zip(x) {
+            let d = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(i16::from_le_bytes([block[0], block[1]]))));
+            let factor = _mm512_mul_ps(_mm512_broadcastss_ps(d), _mm512_set1_ps(x.factor));
+            // SAFETY: the block's last 32 bytes are read.
+            let numbers = _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256(block.as_ptr().add(2).cast()) });
+            for (sum, x) in sums.iter_mut().zip([&x.high, &x.low]) {
+                // SAFETY: all 32 numbers are read.
+                let x = unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
+                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_madd_epi16(numbers, x)), factor, *sum);
+            }
+        }
+        let [high, low] = sums;
+        *out = _mm512_reduce_add_ps(_mm512_fmadd_ps(low, _mm512_set1_ps(PART), high));
     }
 }
 
@@ -200,7 +313,7 @@ fn eights(bytes: &[u8], x: &[Block], out: &mut [f32]) {
 /// The sums of high and of low parts as one.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn joined([high, low]: [__m256; 2]) -> __m256 {
-    _mm256_fmadd_ps(low, _mm256_set1_ps(1.0 / 32_768.0), high)
+    _mm256_fmadd_ps(low, _mm256_set1_ps(PART), high)
 }
 
 /// The sum of four numbers.

@@ -169,17 +169,32 @@ pub(crate) fn fold<const N: usize>(rows: [&[f32]; N], start: f32, f: impl Fn(f32
     partial
 }
 
+/// One result of all partial ones, which are put together in halves.
+#[inline(always)]
+fn one(partial: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    #[inline(always)]
+    fn half<const N: usize>(x: &[f32], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
+        std::array::from_fn(|i| f(x[i], x[i + N]))
+    }
+    // Each width is a constant: a loop over widths becomes one instruction per number.
+    let sixteen: [f32; 16] = half(&partial, &f);
+    let eight: [f32; 8] = half(&sixteen, &f);
+    let four: [f32; 4] = half(&eight, &f);
+    let two: [f32; 2] = half(&four, &f);
+    f(two[0], two[1])
+}
+
 /// The sum of partial results, in pairs.
 #[inline(always)]
-pub(crate) fn total(mut partial: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            partial[i] += partial[i + half];
-        }
-        half /= 2;
-    }
-    partial[0]
+pub(crate) fn total(partial: [f32; LANES]) -> f32 {
+    one(partial, |a, b| a + b)
+}
+
+/// The largest number of a row; −∞ where there is none, and what is no number is passed over.
+#[inline(always)]
+pub(crate) fn largest(row: &[f32]) -> f32 {
+    let larger = |most: f32, x: f32| if x > most { x } else { most };
+    one(fold([row], f32::NEG_INFINITY, |most, [x]| larger(most, x)), larger)
 }
 
 vectorised! {

@@ -2,7 +2,7 @@
 
 use crate::linear::{self, Source};
 use crate::memory::Output;
-use crate::simd::{Level, exp, fold, normal, total, vectorised};
+use crate::simd::{Level, exp, fold, largest, normal, total, vectorised};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -81,8 +81,7 @@ vectorised! {
 
 #[inline(always)]
 fn row_body<const FMA: bool>(scores: &mut [f32], target: usize, tracked: bool, loss: &mut f32) {
-    let larger = |most: f32, [x]: [f32; 1]| if x > most { x } else { most };
-    let most = fold([&*scores], f32::NEG_INFINITY, larger).into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let most = largest(scores);
     let below = most - scores[target];
     for x in scores.iter_mut() {
         *x = exp::<FMA>(*x - most, LEAST);

@@ -41,7 +41,7 @@ pub(super) fn adapted(work: &Path) -> [PathBuf; 2] {
 fn asset(name: &str) -> Result<PathBuf> {
     let assets = Assets::open(true)?;
     let folder = assets.folder(name)?;
-    ensure!(folder.is_dir(), "{} is missing; fetch it with `acclimate assets fetch {name}`", folder.display());
+    ensure!(folder.is_dir(), "{} is missing; fetch it with `acclimate assets get {name}`", folder.display());
     Ok(folder)
 }
 

@@ -353,7 +353,7 @@ fn fit(job: &Job<'_>, draw: &Draw) -> Result<Fit> {
     let trainer =
         Trainer { model, task, data, recipe: &recipe, optimiser: optimiser.as_ref(), normaliser: &Source, stop };
     let began = std::time::Instant::now();
-    let trained = trainer.train(start.clone(), train, &[], "", None, &mut |_| ());
+    let trained = trainer.train(start.clone(), train, valid, "", None, &mut |_| ());
     let seconds = began.elapsed().as_secs_f64();
     let labels = data.labels()?;
     let score = |patch, rows: &[usize]| -> Result<f64> {
