@@ -174,7 +174,11 @@ pub(crate) fn fold<const N: usize>(rows: [&[f32]; N], start: f32, f: impl Fn(f32
 fn one(partial: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     #[inline(always)]
     fn half<const N: usize>(x: &[f32], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
-        std::array::from_fn(|i| f(x[i], x[i + N]))
+        let mut out = [0.0; N];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = f(x[i], x[i + N]);
+        }
+        out
     }
     // Each width is a constant: a loop over widths becomes one instruction per number.
     let sixteen: [f32; 16] = half(&partial, &f);
