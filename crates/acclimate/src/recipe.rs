@@ -110,9 +110,9 @@ section! {
         schedule: Schedule = Schedule::Cosine,
         /// The share of steps over which the multiplier rises from zero, 0 to 1.
         warmup: f64 = 0.0,
-        /// Epochs without a better held-out score before training stops; needs `valid_share`.
+        /// Epochs without a lower held-out loss before training stops; needs `valid_share`.
         patience: Option<usize> = None,
-        /// The share of training rows held out for early stopping, 0 to 1.
+        /// The share of training rows held out, 0 to 1: of all epochs the state of least loss on them is kept.
         valid_share: f64 = 0.0,
         /// Whether all classes weigh alike in the loss and the score, however rare; for one class per row.
         class_balance: bool = false,

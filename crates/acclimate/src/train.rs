@@ -77,7 +77,7 @@ pub struct Progress<'a> {
 /// What a run ended with.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The patch: the last state, or the best one where rows were held out.
+    /// The patch: the last state, or the one of least loss on held-out rows where there are any.
     pub patch: Patch,
     /// The course of the run.
     pub history: History,
@@ -149,6 +149,7 @@ struct Place {
     restarts: usize,
     good_step: u64,
     good_read: u64,
+    /// The least held-out loss, and after which epoch.
     best: Option<(f64, usize)>,
     /// Seconds of training in earlier processes.
     seconds: f64,
@@ -160,7 +161,7 @@ struct Run {
     place: Place,
     /// Parameters to return to after a collapse.
     good: Params,
-    /// Parameters of the best held-out score.
+    /// Parameters of the least held-out loss.
     best: Params,
 }
 
@@ -391,7 +392,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Scores held-out rows after an epoch; whether patience has run out.
+    /// Judges held-out rows after an epoch; whether patience has run out. The best state is the one of least loss: a score counts rows, so
+    /// that on a few hundred of them the best of many epochs is mostly luck.
     fn validate(&self, run: &mut Run, valid: &[usize], per_epoch: u64) -> Result<bool> {
         let epoch = (run.place.read / per_epoch) as usize;
         let patch = run.patch.with_params(run.host.evaluate(self.optimiser, &run.patch.params));
@@ -399,14 +401,26 @@ impl Trainer<'_> {
         let score = self.task.score(&outputs.iter().collect::<Vec<_>>(), &self.data.labels()?.select(valid));
         run.place.history.valid.push((epoch, score));
         run.place.history.valid_steps.push(run.place.step);
-        // Rows that define no score, such as a single number, tell nothing about which state is best.
-        if !score.is_nan() && run.place.best.is_none_or(|(best, _)| score > best) {
-            run.place.best = Some((score, epoch));
+        let loss = self.mean_loss(&patch, valid)?;
+        if loss.is_finite() && run.place.best.is_none_or(|(best, _)| loss < best) {
+            run.place.best = Some((loss, epoch));
             run.best = patch.params;
         }
         // After a restart the epoch may lie before the best one.
         let since = epoch.saturating_sub(run.place.best.map_or(epoch, |(_, at)| at));
         Ok(self.recipe.patience.is_some_and(|patience| since >= patience))
+    }
+
+    /// The mean loss over rows.
+    fn mean_loss(&self, patch: &Patch, rows: &[usize]) -> Result<f64> {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        for rows in rows.chunks(EVALUATION_BATCH) {
+            let loss = self.task.loss(self.model, self.data, rows, &Pass::new(patch))?;
+            let part = self.task.weight(self.data, rows);
+            sum += part * AnyTensor::from(loss).to_f64s()[0];
+            weight += part;
+        }
+        Ok(sum / weight)
     }
 
     /// What a checkpoint keeps. The patch's structure is not in it: the start of the run is made anew and gives it.
@@ -418,9 +432,9 @@ impl Trainer<'_> {
         if ![0, place.step].contains(&place.good_step) {
             to.params(GOOD, &run.good);
         }
-        if let Some((score, epoch)) = place.best {
+        if let Some((loss, epoch)) = place.best {
             to.params(BEST, &run.best);
-            to.f64("run/best_score", score);
+            to.f64("run/best_loss", loss);
             to.u64("run/best_epoch", epoch as u64);
         }
         to.u64("run/step", place.step);
@@ -472,7 +486,7 @@ impl Trainer<'_> {
             good_step: from.u64("run/good_step")?,
             good_read: from.u64("run/good_read")?,
             best: match from.numbers.contains_key("run/best_epoch") {
-                true => Some((from.f64("run/best_score")?, from.u64("run/best_epoch")? as usize)),
+                true => Some((from.f64("run/best_loss")?, from.u64("run/best_epoch")? as usize)),
                 false => None,
             },
             seconds: from.f64("run/seconds")?,

@@ -29,7 +29,9 @@ impl<'a> Few<'a> {
             x,
             width,
             #[cfg(target_arch = "x86_64")]
-            fixed: (level.kind() > Kind::Portable && x.len() == width).then(|| fixed::blocks(level, format, x)).flatten(),
+            fixed: (level.kind() > Kind::Portable && x.len() == width)
+                .then(|| fixed::blocks(level, format, x))
+                .flatten(),
         }
     }
 }
