@@ -18,14 +18,15 @@ use serde::{Deserialize, Serialize};
 ///
 /// 1. `subspace` where it beats all before it by `turn` nats for each row;
 /// 2. `covariate` where all of `none`, `label`, `conditional` stay behind it by `free` nats for each row;
-/// 3. `label` where it beats `none` and, by `margin` nats, `conditional`, and no share falls below `vanishing` of what it was;
+/// 3. `label` where it beats `none` and, by `margin` nats for each row, `conditional`;
 /// 4. `conditional` where it beats `none`; else `none`.
 ///
 /// Weights of classes are $\pi_c / p_c$; weights of rows are the two domains' densities over each other, brought to mean one.
 ///
 /// # When to use
-/// When the kind of shift is not known. No label of the target can tell a stretch from other shares of classes where both make the same rows;
-/// it then assumes that classes have not all but vanished. Rows are few columns of numbers; above some ten columns mixtures are too coarse.
+/// When the kind of shift is not known. Other shares of classes and a stretch can make much the same rows, and without labels of the target
+/// only the rows speak: `margin` is what shares must be ahead by, for they fit a stretch they did not cause better than a stretch fits them.
+/// Rows are few columns of numbers; above some ten columns mixtures are too coarse.
 ///
 /// # Differences
 /// Our own construction; its parts are the textbook's.
@@ -62,17 +63,14 @@ pub struct Explained {
     /// Nats for each row by which all that moves or weighs classes may stay behind a density of the target's own.
     #[method(min = 0)]
     pub free: f64,
-    /// Nats by which other shares of classes must beat a stretch.
+    /// Nats for each row by which other shares of classes must beat a stretch.
     #[method(min = 0)]
     pub margin: f64,
-    /// The part of its share that a class keeps at least.
-    #[method(min = 0, max = 1)]
-    pub vanishing: f64,
 }
 
 impl Default for Explained {
     fn default() -> Self {
-        Self { components: 5, turn: 0.5, free: 0.1, margin: 10.0, vanishing: 0.15 }
+        Self { components: 5, turn: 0.5, free: 0.1, margin: 0.0375 }
     }
 }
 
@@ -109,17 +107,13 @@ impl Explained {
             Kind::Subspace
         } else if score(Kind::Covariate) - best > self.free * rows as f64 {
             Kind::Covariate
-        } else if label > none && label - conditional > self.margin && self.keeps_classes(found) {
+        } else if label > none && label - conditional > self.margin * rows as f64 {
             Kind::Label
         } else if conditional > none {
             Kind::Conditional
         } else {
             Kind::None
         }
-    }
-
-    fn keeps_classes(&self, found: &Explanation) -> bool {
-        found.shares.iter().zip(&found.source_shares).all(|(now, before)| *now >= self.vanishing * before)
     }
 }
 
