@@ -17,7 +17,7 @@ pub enum Golden {
 }
 
 /// The folders below `reference/` whose scripts write goldens.
-const FOLDERS: [&str; 5] = ["kernels", "models", "optim", "peft", "tta"];
+const FOLDERS: [&str; 7] = ["kernels", "models", "optim", "peft", "shift", "stats", "tta"];
 
 /// The command that renews a method's golden numbers.
 pub fn remedy(method: &str) -> String {

@@ -11,9 +11,10 @@ struct Template {
     text: &'static str,
 }
 
-const TEMPLATES: [Template; 3] = [
+const TEMPLATES: [Template; 4] = [
     Template { family: "optim", interface: "AnyOptimiser", text: include_str!("../templates/optim.rs.txt") },
     Template { family: "peft", interface: "AnyWeight", text: include_str!("../templates/peft.rs.txt") },
+    Template { family: "shift", interface: "AnyAlign", text: include_str!("../templates/shift.rs.txt") },
     Template { family: "tta", interface: "AnyTestTime", text: include_str!("../templates/tta.rs.txt") },
 ];
 
@@ -22,7 +23,7 @@ const REFERENCE: &str = include_str!("../templates/reference.py.txt");
 /// What is known of a method before its first line is written.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// `optim`, `peft` or `tta`.
+    /// `optim`, `peft`, `shift` or `tta`.
     pub family: String,
     /// Registry name in snake case.
     pub name: String,

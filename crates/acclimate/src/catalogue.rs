@@ -80,6 +80,12 @@ pub fn catalogue() -> Vec<Family> {
             cards: sorted(views(acclimate_peft::WEIGHT).chain(views(acclimate_peft::ACTIVATION)).collect()),
         },
         Family {
+            name: "shift",
+            title: "Distribution shift",
+            about: "Fit a learner on labelled rows for a target that has other rows and no labels, and judge the fit without them.",
+            cards: sorted(views(acclimate_shift::ALIGN).chain(views(acclimate_shift::SCORES)).collect()),
+        },
+        Family {
             name: "tta",
             title: "Test-time adaptation",
             about: "Keep a deployed model right on an unlabelled stream that drifts.",

@@ -1,7 +1,7 @@
 //! `acclimate bench`: methods beside each other on the same problems.
 
 use crate::render;
-use acclimate::bench::{Entrant, Outcome, Plan, Problem, problems, run, tta};
+use acclimate::bench::{Entrant, Outcome, Plan, Problem, problems, run, shift, tta};
 use acclimate_core::Error;
 use acclimate_data::Assets;
 use anyhow::Result;
@@ -27,6 +27,7 @@ optimisers makes what is missing. Other settings, another problem or another bui
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     Optim(Optim),
+    Shift(Shift),
     Tta(Tta),
 }
 
@@ -93,9 +94,70 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Optim(optim) => optim.run(),
+            Self::Shift(shift) => shift.run(),
             Self::Tta(tta) => tta.run(),
         }
     }
+}
+
+const SHIFT_HELP: &str = "\
+Examples:
+  acclimate bench shift --methods 'explained; coral; kmm bound=10.0'
+  acclimate bench shift --methods all --first 100 --seeds 10 --splits 1
+
+The pairs, splits and learner are those of skada-bench's simulated data; its draws are the seeds 0 to 4.";
+
+/// Methods of alignment on simulated pairs of domains: covariate, label, conditional and subspace shift.
+#[derive(Args)]
+#[command(after_help = SHIFT_HELP)]
+pub(crate) struct Shift {
+    /// The methods, separated by semicolons, each with settings that are not as they come; or `all`.
+    #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "source_only; explained")]
+    methods: Vec<String>,
+    /// The first draw of the data.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    first: u32,
+    /// How many draws.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    seeds: u32,
+    /// Splits of each draw into rows to fit and rows to judge.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    splits: usize,
+    /// Where the page and the numbers go.
+    #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-shift")]
+    out: PathBuf,
+    /// The numbers as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Shift {
+    fn run(&self) -> Result<()> {
+        let methods = match self.methods.as_slice() {
+            [all] if all.trim() == "all" => shift::Aligner::all()?,
+            some => some.iter().map(|text| shift::Aligner::parse(text)).collect::<Result<_, _>>()?,
+        };
+        let plan = shift::Plan { methods, first: self.first, seeds: self.seeds, splits: self.splits };
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
+        let outcome = shift::run(&plan, &|done, all, what| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            bar.set_message(what.to_owned());
+            if bar.is_hidden() && !self.json && done * 20 / all != (done - 1) * 20 / all {
+                render::say(&format!("{done} of {all} draws: {what}"));
+            }
+        })?;
+        bar.finish_and_clear();
+        let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
+        written.end(|page| outcome.write_page(page), || describe_shift(&outcome))
+    }
+}
+
+fn describe_shift(outcome: &shift::Outcome) -> String {
+    let head = ["accuracy", "covariate", "label", "conditional", "subspace"];
+    let head = head.map(render::bold).to_vec();
+    render::table(&std::iter::once(head).chain(outcome.rows()).collect::<Vec<_>>())
 }
 
 const TTA_HELP: &str = "\

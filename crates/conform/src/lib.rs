@@ -7,6 +7,7 @@ pub mod models;
 pub mod optim;
 pub mod peft;
 pub mod reading;
+pub mod shift;
 pub mod tta;
 
 use acclimate_core::{Card, Result};
@@ -53,6 +54,7 @@ pub fn trials<S: ?Sized + Send + Sync + 'static>(
 pub fn methods() -> Vec<Trial> {
     let mut trials = optim::all(acclimate_optim::METHODS);
     trials.extend(peft::all());
+    trials.extend(shift::all(acclimate_shift::ALIGN, acclimate_shift::SCORES));
     trials.extend(tta::all(acclimate_tta::METHODS));
     trials
 }

@@ -2,6 +2,7 @@
 mod kept;
 mod page;
 mod problems;
+pub mod shift;
 mod small;
 pub mod tta;
 
