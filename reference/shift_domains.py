@@ -27,6 +27,36 @@ def case(name, settings, source, labels, target, expected):
     return {"name": name, "config": settings, "inputs": inputs, "expected": {k: tensor(v) for k, v in expected.items()}}
 
 
+def skada_shown(adapter, source, labels, target, queries):
+    """How an adapter of skada shows the rows of both domains, and further rows as those of the target and as those of the source."""
+    rows = np.concatenate([source, target])
+    y = np.concatenate([labels, np.full(len(target), -1)])
+    domain = np.concatenate([np.full(len(source), 1), np.full(len(target), -2)])
+    shown = adapter.fit_transform(rows, y, sample_domain=domain)
+    return {
+        "source": shown[: len(source)],
+        "target": shown[len(source) :],
+        "queries": adapter.transform(queries, sample_domain=np.full(len(queries), -2)),
+        "source_queries": adapter.transform(queries, sample_domain=np.full(len(queries), 1), allow_source=True),
+    }
+
+
+def shown(source, target, queries, of_source, of_target):
+    """The same by two functions."""
+    return {
+        "source": of_source(source),
+        "target": of_target(target),
+        "queries": of_target(queries),
+        "source_queries": of_source(queries),
+    }
+
+
+def map_case(name, settings, source, labels, target, queries, expected):
+    made = case(name, settings, source, labels, target, expected)
+    made["inputs"]["queries"] = tensor(queries)
+    return made
+
+
 def answers(seed, rows=80, targets=60, miscalibrated=0.0):
     """Probabilities of three classes on both domains under label shift, with the labels of the source."""
     rng = np.random.default_rng(seed)

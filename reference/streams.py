@@ -73,3 +73,16 @@ def normal(words):
         low, high = density(ENDS[layer]), density(ENDS[layer + 1])
         if high + (low - high) * uniform(words) < density(x):
             return x
+
+
+def shuffled(n, seed, purpose, step=0):
+    """The numbers below `n` in a drawn order: Fisher and Yates from the end, each place by Canon's method on 32 bits."""
+    halves = (half for word in stream(seed, purpose, step) for half in (word & 0xFFFFFFFF, word >> 32))
+    order = list(range(n))
+    for i in range(n - 1, 0, -1):
+        product = next(halves) * (i + 1)
+        place, low = product >> 32, product & 0xFFFFFFFF
+        if low > 2**32 - (i + 1):
+            place += (low + (next(halves) * (i + 1) >> 32)) >> 32
+        order[i], order[place] = order[place], order[i]
+    return order

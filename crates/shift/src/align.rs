@@ -1,6 +1,7 @@
 //! What a method of alignment is: typed to write, erased to choose.
 
-use acclimate_core::{Card, Error, Method, Result, Rng};
+use crate::ratio::drawn_order;
+use acclimate_core::{Card, Error, Method, Result};
 use acclimate_stats::learn::{Fitted, Labels, Learner, check, finite, select};
 use ndarray::{Array1, Array2, ArrayView2};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -145,7 +146,7 @@ impl Host<'_> {
     /// # Errors
     /// The learner's own, and when there are fewer rows than folds.
     pub fn unseen(&self, source: &Source<'_>, folds: usize) -> Result<Array2<f64>> {
-        let fold = self.folds(source.y, folds)?;
+        let fold = self.folds(source, folds)?;
         let mut answers: Option<Array2<f64>> = None;
         for this in 0..folds {
             let (train, held): (Vec<usize>, Vec<usize>) = (0..fold.len()).partition(|row| fold[*row] != this);
@@ -159,23 +160,23 @@ impl Host<'_> {
         answers.ok_or_else(|| Error::Other("folds: ask for at least two".to_owned()))
     }
 
-    /// The fold of each row, from zero. Rows of one class are dealt out in turn, in an order drawn from the seed.
+    /// The fold of each row of the source, from zero. Rows of one class are dealt out in turn, in an order drawn from the seed, which does
+    /// not depend on the order in which they are given.
     ///
     /// # Errors
     /// When there are fewer rows than folds, or fewer than two folds.
-    pub fn folds(&self, y: &Labels, folds: usize) -> Result<Vec<usize>> {
-        if folds < 2 || y.len() < folds {
+    pub fn folds(&self, source: &Source<'_>, folds: usize) -> Result<Vec<usize>> {
+        let rows = source.y.len();
+        if folds < 2 || rows < folds {
             return Err(Error::Other(format!(
-                "{} rows cannot be split into {folds} folds; use two folds or more, and a row for each",
-                y.len()
+                "{rows} rows cannot be split into {folds} folds; use two folds or more, and a row for each"
             )));
         }
-        let mut order: Vec<usize> = (0..y.len()).collect();
-        Rng::new(self.seed, "folds", 0).shuffle(&mut order);
-        if let Labels::Classes { of, .. } = y {
+        let mut order = drawn_order(source.x, self.seed, "folds");
+        if let Labels::Classes { of, .. } = source.y {
             order.sort_by_key(|row| of[*row]);
         }
-        let mut fold = vec![0; y.len()];
+        let mut fold = vec![0; rows];
         for (place, row) in order.into_iter().enumerate() {
             fold[row] = place % folds;
         }

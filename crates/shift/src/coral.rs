@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 /// # Differences
 /// The paper adds the identity to both covariances and does not move means; the identity depends on the unit of each column. skada 0.4.0
 /// puts both domains around zero where this puts the source around the target's mean, which is the same but for learners that look at
-/// the spread over all columns at once, and takes covariances about the mean also where `centred` is set. `compat = true` does so too;
-/// with `estimate = "ledoit_wolf"` its figures are reproduced.
+/// the spread over all columns at once, and takes Ledoit and Wolf's estimate, its default, about the mean also where `centred` is set.
+/// `compat = true` does both.
 ///
 /// # Example
 /// ```
@@ -45,7 +45,7 @@ pub struct Coral {
     pub estimate: Estimate,
     /// Takes both domains to be centred at zero: no mean is removed, and covariances are second moments.
     pub centred: bool,
-    /// Centres both domains at zero and takes covariances about the mean always, as skada 0.4.0 does.
+    /// Centres both domains at zero and takes Ledoit and Wolf's estimate about the mean always, as skada 0.4.0 does.
     pub compat: bool,
 }
 
@@ -55,7 +55,7 @@ impl Align for Coral {
     fn align(&self, source: &Source<'_>, target: &Target<'_>, _: &Host<'_>) -> Result<Aligned<Mapped>> {
         let moment = |x: ArrayView2<'_, f64>| {
             let about = self.estimate.of(x);
-            if !self.centred || self.compat {
+            if !self.centred || (self.compat && self.estimate == Estimate::LedoitWolf) {
                 return about;
             }
             let mean = column_means(x).insert_axis(ndarray::Axis(0));

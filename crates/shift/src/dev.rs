@@ -74,6 +74,9 @@ pub enum Scaling {
 /// Probabilities closer to zero or one count as this far away.
 const SURE: f64 = 1e-15;
 
+/// Weights that differ by less than this share are equal.
+const EQUAL: f64 = 1e-9;
+
 impl Score for Dev {
     fn score(&self, case: &Case<'_>) -> Result<f64> {
         let (of, _) = case.held.y.classes(Self::CARD.name)?;
@@ -137,10 +140,11 @@ fn variance(weights: &Array1<f64>) -> f64 {
 /// What takes most variance out of the mean of `weighted`: minus the slope of its regression on the weights.
 fn control(weighted: &Array1<f64>, weights: &Array1<f64>) -> f64 {
     let spread = variance(weights);
-    if spread == 0.0 {
+    let mean = weights.sum() / weights.len() as f64;
+    // What is left of equal weights is rounding, and a slope over that is noise.
+    if spread <= weights.len() as f64 * (EQUAL * mean).powi(2) {
         return 0.0;
     }
-    let mean = weights.sum() / weights.len() as f64;
     -weighted.iter().zip(weights).map(|(value, weight)| value * (weight - mean)).sum::<f64>() / spread
 }
 

@@ -1,6 +1,6 @@
 use crate::{Align, Aligned, Host, Lesson, Source, Target, View, ratio};
 use acclimate_core::{Method, Result};
-use acclimate_stats::learn::{Fitted, Labels, Learner, Logistic, Nearest, Svc};
+use acclimate_stats::learn::{Fitted, Labels, Learner, Logistic, Nearest, Svc, select};
 use ndarray::{Array1, ArrayView2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
@@ -96,8 +96,11 @@ impl Align for DiscriminatorWeights {
 
     fn align(&self, source: &Source<'_>, target: &Target<'_>, host: &Host<'_>) -> Result<Aligned<Odds>> {
         let rows = concatenate![Axis(0), source.x, target.x];
-        let of = (0..rows.nrows()).map(|row| usize::from(row >= source.x.nrows())).collect();
-        let fitted = self.learner.learner(host.seed).fit(rows.view(), &Labels::Classes { of, count: 2 }, None)?;
+        // A learner may deal rows out as they come.
+        let order = ratio::drawn_order(rows.view(), host.seed, Self::CARD.name);
+        let of = order.iter().map(|row| usize::from(*row >= source.x.nrows())).collect();
+        let y = Labels::Classes { of, count: 2 };
+        let fitted = self.learner.learner(host.seed).fit(select(rows.view(), &order).view(), &y, None)?;
         let raw = odds(fitted.as_ref(), source.x, self.compat)?;
         let (weights, mean) = ratio::mean_one(Self::CARD.name, raw)?;
         let facts = ratio::facts(weights.view());

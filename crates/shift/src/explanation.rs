@@ -1,5 +1,6 @@
 //! What kinds of shift turn a source into a target: each kind as a density, held against the target's rows.
 
+use crate::ratio::drawn_order;
 use crate::{Affine, Source, Target};
 use acclimate_core::{Error, Result, Rng};
 use acclimate_stats::learn::{Labels, select};
@@ -89,6 +90,11 @@ impl Explanation {
                 "a kind of shift is told by ten rows of each domain at least; give more".to_owned(),
             ));
         }
+        // Densities are begun at drawn rows: what is drawn may not depend on the order in which rows are given.
+        let order = |x: ArrayView2<'_, f64>| drawn_order(x, settings.seed, "explanation");
+        let y = source.y.select(&order(source.x));
+        let [ours, theirs] = [source.x, target.x].map(|x| select(x, &order(x)));
+        let (source, target) = (&Source { x: ours.view(), y: &y }, &Target { x: theirs.view() });
         let classes: Vec<ClassDensity> = match source.y {
             Labels::Classes { of, count } => (0..*count)
                 .map(|class| -> Result<Option<ClassDensity>> {

@@ -1,7 +1,7 @@
-use crate::ratio::{Gamma, GammaRule};
+use crate::ratio::{Gamma, GammaRule, drawn_order};
 use crate::{Align, Aligned, Host, Lesson, Plain, Source, Target, ratio};
 use acclimate_core::{Method, Result};
-use acclimate_stats::{kernel::rbf, qp::Qp};
+use acclimate_stats::{kernel::rbf, learn::select, qp::Qp};
 use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
@@ -77,15 +77,25 @@ impl Align for Kmm {
 
     fn align(&self, source: &Source<'_>, target: &Target<'_>, _: &Host<'_>) -> Result<Aligned<Plain>> {
         let (who, n) = (Self::CARD.name, source.x.nrows());
-        let gamma = self.gamma.of(who, source.x, target.x)?;
-        let k = rbf(source.x, source.x, gamma);
-        let across = rbf(source.x, target.x, gamma);
+        // The smallest value is flat, and where a search for it ends depends on the order of rows: one of their own is taken.
+        let order = drawn_order(source.x, 0, who);
+        let (x, t) = (select(source.x, &order), select(target.x, &drawn_order(target.x, 0, who)));
+        let given = |found: Array1<f64>| {
+            let mut weights = Array1::zeros(n);
+            for (row, weight) in order.iter().zip(found) {
+                weights[*row] = weight;
+            }
+            weights
+        };
+        let gamma = self.gamma.of(who, x.view(), t.view())?;
+        let k = rbf(x.view(), x.view(), gamma);
+        let across = rbf(x.view(), t.view(), gamma);
         let kappa = across.mean_axis(ndarray::Axis(1)).expect("a target has a row") * n as f64;
         let root = (n as f64).sqrt();
         let slack = self.slack.unwrap_or((root - 1.0) / root) * n as f64;
         let slab = [(n as f64 - slack).max(0.0), n as f64 + slack];
         if self.compat {
-            let weights = frank_wolfe(&k, &kappa, slab);
+            let weights = given(frank_wolfe(&k, &kappa, slab));
             let facts = ratio::facts(weights.view());
             return Ok(Aligned { lesson: Lesson::weighted(source, weights), facts, view: Plain {} });
         }
@@ -101,7 +111,7 @@ impl Align for Kmm {
         };
         let scale = kappa.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
         let found = qp.solve(one.view(), 1e-12 * scale, self.tolerance, self.steps.saturating_mul(n))?;
-        let (weights, _) = ratio::mean_one(who, found.x)?;
+        let (weights, _) = ratio::mean_one(who, given(found.x))?;
         let mut facts = ratio::facts(weights.view());
         facts.push(("gap", found.gap / found.value.abs().max(f64::MIN_POSITIVE)));
         Ok(Aligned { lesson: Lesson::weighted(source, weights), facts, view: Plain {} })

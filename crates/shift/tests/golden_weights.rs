@@ -78,5 +78,6 @@ references! {
     kmm_equals_skada_and_slsqp: "kmm",
     kliep_equals_skada_and_slsqp: "kliep",
     mmd_tars_equals_skada: "mmd_tars",
+    discriminator_weights_equal_skada_and_scikit_learn: "discriminator_weights",
     rulsif_equals_its_closed_form: "rulsif",
 }
