@@ -13,6 +13,7 @@ mod calculator;
 mod circular;
 mod class_ami;
 mod coral;
+mod coupling;
 mod covariance;
 mod dasvm;
 pub mod density;
@@ -34,6 +35,7 @@ mod kliep;
 mod kmm;
 mod loki;
 mod mano;
+mod map_ot;
 mod minimise;
 mod mix_val;
 mod mmd_ls;
@@ -58,6 +60,7 @@ mod tsl;
 pub use affine::{Affine, Mapped};
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
 pub use calculator::{AnyCalculator, Calculator};
+pub use coupling::{Moves, Norm};
 pub use covariance::{Estimate, ledoit_wolf};
 pub use dev::Scaling;
 pub use explained::Moved;
@@ -92,6 +95,7 @@ acclimate_core::methods! {
         kde_weights::KdeWeights,
         kliep::Kliep,
         kmm::Kmm,
+        map_ot::MapOt,
         mmd_ls::MmdLs,
         mmd_tars::MmdTars,
         nearest_weights::NearestWeights,
