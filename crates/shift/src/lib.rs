@@ -21,6 +21,7 @@ mod dev;
 mod discriminator_weights;
 mod elsa;
 mod em;
+mod ent_ot;
 mod explained;
 mod explanation;
 mod few_shot;
@@ -63,6 +64,7 @@ pub use calculator::{AnyCalculator, Calculator};
 pub use coupling::{Moves, Norm};
 pub use covariance::{Estimate, ledoit_wolf};
 pub use dev::Scaling;
+pub use ent_ot::EntropicMap;
 pub use explained::Moved;
 pub use explanation::{Candidate, Explanation, Kind};
 pub use few_shot::Shots;
@@ -89,6 +91,7 @@ acclimate_core::methods! {
         discriminator_weights::DiscriminatorWeights,
         elsa::Elsa,
         em::Em,
+        ent_ot::EntOt,
         explained::Explained,
         gaussian_weights::GaussianWeights,
         joint_pca::JointPca,

@@ -77,4 +77,5 @@ macro_rules! references {
 
 references! {
     map_ot_equals_skada: "map_ot",
+    ent_ot_equals_skada: "ent_ot",
 }
