@@ -12,6 +12,7 @@ mod bnm;
 mod calculator;
 mod circular;
 mod class_ami;
+mod class_reg_ot;
 mod coral;
 mod coupling;
 mod covariance;
@@ -86,6 +87,7 @@ acclimate_core::methods! {
     /// All methods of alignment.
     pub static ALIGN: dyn AnyAlign = [
         bbse::Bbse,
+        class_reg_ot::ClassRegOt,
         coral::Coral,
         dasvm::Dasvm,
         discriminator_weights::DiscriminatorWeights,
