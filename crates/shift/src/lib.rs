@@ -35,6 +35,7 @@ mod kde_weights;
 mod kernel;
 mod kliep;
 mod kmm;
+mod lin_ot;
 mod loki;
 mod mano;
 mod map_ot;
@@ -100,6 +101,7 @@ acclimate_core::methods! {
         kde_weights::KdeWeights,
         kliep::Kliep,
         kmm::Kmm,
+        lin_ot::LinOt,
         map_ot::MapOt,
         mmd_ls::MmdLs,
         mmd_tars::MmdTars,

@@ -79,4 +79,5 @@ references! {
     map_ot_equals_skada: "map_ot",
     ent_ot_equals_skada: "ent_ot",
     class_reg_ot_equals_skada_and_pot: "class_reg_ot",
+    lin_ot_equals_skada: "lin_ot",
 }
