@@ -44,6 +44,7 @@ mod mix_val;
 mod mmd_ls;
 mod mmd_tars;
 mod nearest_weights;
+mod ot_label_prop;
 mod prediction_entropy;
 mod principal;
 pub mod prior;
@@ -106,6 +107,7 @@ acclimate_core::methods! {
         mmd_ls::MmdLs,
         mmd_tars::MmdTars,
         nearest_weights::NearestWeights,
+        ot_label_prop::OtLabelProp,
         retasa::Retasa,
         rlls::Rlls,
         rulsif::Rulsif,

@@ -80,4 +80,5 @@ references! {
     ent_ot_equals_skada: "ent_ot",
     class_reg_ot_equals_skada_and_pot: "class_reg_ot",
     lin_ot_equals_skada: "lin_ot",
+    ot_label_prop_equals_skada_with_enough_steps: "ot_label_prop",
 }
