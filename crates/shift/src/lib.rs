@@ -30,6 +30,7 @@ mod fit;
 mod gaussian_weights;
 mod importance_weighted;
 mod info_max;
+mod jdot;
 mod joint_pca;
 mod kde_weights;
 mod kernel;
@@ -73,6 +74,7 @@ pub use explanation::{Candidate, Explanation, Kind};
 pub use few_shot::Shots;
 pub use fit::Fit;
 pub use gaussian_weights::GaussianRatio;
+pub use jdot::Pricing;
 pub use kde_weights::KdeRatio;
 pub use kernel::KernelMap;
 pub use kliep::Bells;
@@ -98,6 +100,7 @@ acclimate_core::methods! {
         ent_ot::EntOt,
         explained::Explained,
         gaussian_weights::GaussianWeights,
+        jdot::Jdot,
         joint_pca::JointPca,
         kde_weights::KdeWeights,
         kliep::Kliep,

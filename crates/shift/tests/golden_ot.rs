@@ -81,4 +81,5 @@ references! {
     class_reg_ot_equals_skada_and_pot: "class_reg_ot",
     lin_ot_equals_skada: "lin_ot",
     ot_label_prop_equals_skada_with_enough_steps: "ot_label_prop",
+    jdot_equals_skada: "jdot",
 }
