@@ -23,6 +23,7 @@ mod discriminator_weights;
 mod elsa;
 mod em;
 mod ent_ot;
+mod entanglement;
 mod explained;
 mod explanation;
 mod few_shot;
@@ -69,6 +70,7 @@ pub use coupling::{Moves, Norm};
 pub use covariance::{Estimate, ledoit_wolf};
 pub use dev::Scaling;
 pub use ent_ot::EntropicMap;
+pub use entanglement::{Conditional, Entangled, Penalty};
 pub use explained::Moved;
 pub use explanation::{Candidate, Explanation, Kind};
 pub use few_shot::Shots;
@@ -142,5 +144,5 @@ acclimate_core::methods! {
 
 acclimate_core::methods! {
     /// All methods that compute from what they are given.
-    pub static CALCULATORS: dyn AnyCalculator = [few_shot::FewShot, loki::Loki];
+    pub static CALCULATORS: dyn AnyCalculator = [entanglement::Entanglement, few_shot::FewShot, loki::Loki];
 }
