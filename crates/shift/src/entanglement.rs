@@ -320,7 +320,7 @@ impl Entanglement {
             let sums = labels.sum_axis(Axis(1));
             let held: Vec<usize> = (0..sums.len()).filter(|place| sums[*place] > 0.0).collect();
             let sums = sums.select(Axis(0), &held);
-            let labels = labels.select(Axis(0), &held) / &sums.view().insert_axis(Axis(1));
+            let labels = labels.select(Axis(0), &held) / sums.view().insert_axis(Axis(1));
             Cells { outputs: means.select(Axis(0), &held), masses: sums / places.len() as f64, labels }
         })
     }

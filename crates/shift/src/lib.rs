@@ -50,6 +50,7 @@ mod ot_label_prop;
 mod prediction_entropy;
 mod principal;
 pub mod prior;
+mod projektor;
 pub mod ratio;
 mod retasa;
 mod rlls;
@@ -83,6 +84,7 @@ pub use kliep::Bells;
 pub use loki::{LabelGraph, LabelTree};
 pub use mix_val::Pairs;
 pub use mmd_ls::ClassMaps;
+pub use projektor::{Distance, Mixture, Mixtures, Pilot, Scale, Surface};
 pub use retasa::TargetShift;
 pub use rulsif::ULSIF;
 pub use score::{AnyScore, Case, Score};
@@ -144,5 +146,5 @@ acclimate_core::methods! {
 
 acclimate_core::methods! {
     /// All methods that compute from what they are given.
-    pub static CALCULATORS: dyn AnyCalculator = [entanglement::Entanglement, few_shot::FewShot, loki::Loki];
+    pub static CALCULATORS: dyn AnyCalculator = [entanglement::Entanglement, few_shot::FewShot, loki::Loki, projektor::Projektor];
 }
