@@ -12,7 +12,9 @@ mod bnm;
 mod calculator;
 mod circular;
 mod class_ami;
+mod class_reg_ot;
 mod coral;
+mod coupling;
 mod covariance;
 mod dasvm;
 pub mod density;
@@ -20,6 +22,8 @@ mod dev;
 mod discriminator_weights;
 mod elsa;
 mod em;
+mod ent_ot;
+mod entanglement;
 mod explained;
 mod explanation;
 mod few_shot;
@@ -27,21 +31,26 @@ mod fit;
 mod gaussian_weights;
 mod importance_weighted;
 mod info_max;
+mod jdot;
 mod joint_pca;
 mod kde_weights;
 mod kernel;
 mod kliep;
 mod kmm;
+mod lin_ot;
 mod loki;
 mod mano;
+mod map_ot;
 mod minimise;
 mod mix_val;
 mod mmd_ls;
 mod mmd_tars;
 mod nearest_weights;
+mod ot_label_prop;
 mod prediction_entropy;
 mod principal;
 pub mod prior;
+mod projektor;
 pub mod ratio;
 mod retasa;
 mod rlls;
@@ -58,19 +67,24 @@ mod tsl;
 pub use affine::{Affine, Mapped};
 pub use align::{Align, Aligned, AnyAlign, AnyView, Host, Lesson, Plain, Source, Target, View};
 pub use calculator::{AnyCalculator, Calculator};
+pub use coupling::{Moves, Norm};
 pub use covariance::{Estimate, ledoit_wolf};
 pub use dev::Scaling;
+pub use ent_ot::EntropicMap;
+pub use entanglement::{Conditional, Entangled, Penalty};
 pub use explained::Moved;
 pub use explanation::{Candidate, Explanation, Kind};
 pub use few_shot::Shots;
 pub use fit::Fit;
 pub use gaussian_weights::GaussianRatio;
+pub use jdot::Pricing;
 pub use kde_weights::KdeRatio;
 pub use kernel::KernelMap;
 pub use kliep::Bells;
 pub use loki::{LabelGraph, LabelTree};
 pub use mix_val::Pairs;
 pub use mmd_ls::ClassMaps;
+pub use projektor::{Distance, Mixture, Mixtures, Pilot, Scale, Surface};
 pub use retasa::TargetShift;
 pub use rulsif::ULSIF;
 pub use score::{AnyScore, Case, Score};
@@ -81,20 +95,26 @@ acclimate_core::methods! {
     /// All methods of alignment.
     pub static ALIGN: dyn AnyAlign = [
         bbse::Bbse,
+        class_reg_ot::ClassRegOt,
         coral::Coral,
         dasvm::Dasvm,
         discriminator_weights::DiscriminatorWeights,
         elsa::Elsa,
         em::Em,
+        ent_ot::EntOt,
         explained::Explained,
         gaussian_weights::GaussianWeights,
+        jdot::Jdot,
         joint_pca::JointPca,
         kde_weights::KdeWeights,
         kliep::Kliep,
         kmm::Kmm,
+        lin_ot::LinOt,
+        map_ot::MapOt,
         mmd_ls::MmdLs,
         mmd_tars::MmdTars,
         nearest_weights::NearestWeights,
+        ot_label_prop::OtLabelProp,
         retasa::Retasa,
         rlls::Rlls,
         rulsif::Rulsif,
@@ -126,5 +146,5 @@ acclimate_core::methods! {
 
 acclimate_core::methods! {
     /// All methods that compute from what they are given.
-    pub static CALCULATORS: dyn AnyCalculator = [few_shot::FewShot, loki::Loki];
+    pub static CALCULATORS: dyn AnyCalculator = [entanglement::Entanglement, few_shot::FewShot, loki::Loki, projektor::Projektor];
 }
