@@ -44,8 +44,13 @@ impl Alignment {
     pub fn new(method: Box<dyn AnyAlign>) -> Result<Self, String> {
         let source = rows(1, 0.0);
         let numbers = source.column(0).to_vec();
-        let mut subject =
-            Self { method, learner: Box::new(Svc::default()), source, labels: classes(ROWS), target: rows(2, 0.5) };
+        let mut subject = Self {
+            method,
+            learner: Box::new(Logistic::default()),
+            source,
+            labels: classes(ROWS),
+            target: rows(2, 0.5),
+        };
         if subject.fit().is_err() {
             subject.learner = Box::new(Linear::default());
             subject.labels = Labels::Numbers(numbers);
