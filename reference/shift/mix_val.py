@@ -1,5 +1,6 @@
-"""MixVal: skada's scorer on the rows in the order of their numbers, mixed in acclimate's drawn orders. Seed 19. In the last cases all of the
-target is predicted to be of one class, where skada leaves out the share that has no pair (`compat`).
+"""MixVal: skada's scorer on the rows in the order of their numbers, mixed in acclimate's drawn orders. Seed 19.
+
+In the last cases all of the target is predicted to be of one class, where skada leaves out the share that has no pair (`compat`).
 """
 
 import sys

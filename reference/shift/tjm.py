@@ -1,7 +1,8 @@
 """TJM: the turns of the paper by scipy's solver of generalised symmetric problems. Seed 15.
 
 The sign of each component is free. skada's adapter, which ends after one step, is met there up to 1e-4: it divides by a matrix that is
-singular but for the 1e-10 it adds, where this divides by the other one. Before the script writes, it sees that no turn raised the objective.
+singular but for the 1e-10 it adds, where this divides by the other one. Before the script writes, it sees that no turn raised the
+objective.
 """
 
 import sys

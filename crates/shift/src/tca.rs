@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 /// The paper writes $(K L K + \mu' I)$, so its $\mu'$ is $1/\mu$. `whiten` scales each component to total variance one, which is the
 /// paper's constraint; common code takes columns of length one, the default here. skada 0.4.0 hands the matrix
 /// $(I + \mu K L K)^{-1} K H K$, which is not symmetric, to a solver that reads its lower triangle as if it were: `compat = true`. What
-/// that shows depends on the order of the rows. Its other slip, that rows of the training set come back with the source first whatever their order was, is not reproduced.
+/// that shows depends on the order of the rows. Its other slip, that rows of the training set come back with the source first whatever
+/// their order was, is not reproduced.
 ///
 /// # Example
 /// ```

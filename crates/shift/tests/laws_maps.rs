@@ -167,6 +167,42 @@ fn restored_views_show_the_same_bits() {
 }
 
 #[test]
+fn rows_of_another_width_are_refused_or_left_to_the_learner() {
+    let (source, target) = (Domain::new(8, 60, 0.0), Domain::new(9, 50, 1.0).x);
+    let wide = normal(10, 5, 4);
+    for (entry, case, method) in every() {
+        let view = aligned(method.as_ref(), &source, target.view()).view;
+        for shown in [view.show(wide.view()), view.show_source(wide.view())] {
+            assert!(shown.is_err() || shown.unwrap() == wide, "{} {case}", entry.card.name);
+        }
+    }
+}
+
+#[test]
+fn more_components_than_there_are_are_refused_or_left_out() {
+    let (source, target) = (Domain::new(45, 60, 0.0), Domain::new(46, 50, 1.0).x);
+    let y = source.labels("any");
+    let domain = Source::new(source.x.view(), &y).unwrap();
+    let rows = Target::new(target.view(), &domain).unwrap();
+    let learner = learner("any");
+    let host = Host { learner: learner.as_ref(), seed: 0 };
+    for name in ["joint_pca", "subspace_alignment", "tsl"] {
+        let method = find(ALIGN, name).unwrap().build(&toml::toml! { components = 4 }).unwrap();
+        let error = method.align_any(&domain, &rows, &host).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("components") && error.contains('3'), "{error}");
+    }
+    // Three places are all there is, so a kernel has three components at most, and two that vary.
+    let places = Domain { x: select(source.x.view(), &(0..60).map(|row| row % 2).collect::<Vec<_>>()), of: source.of };
+    let target = select(target.view(), &[0; 50]);
+    for name in ["tca", "tjm"] {
+        let method = find(ALIGN, name).unwrap().build(&toml::toml! { components = 10 }).unwrap();
+        let shown = aligned(method.as_ref(), &places, target.view()).lesson.x;
+        assert!((1..=3).contains(&shown.ncols()), "{name}: {}", shown.ncols());
+        assert!(shown.iter().all(|x| x.is_finite()), "{name}");
+    }
+}
+
+#[test]
 fn equal_domains_are_shown_alike() {
     let source = Domain::new(11, 80, 0.0);
     let queries = Domain::new(12, 10, 0.0).x;
@@ -443,6 +479,17 @@ fn dasvm_keeps_the_classifier_on_equal_domains() {
     let queries = separate(42, 30, 0.5).x;
     let far = apart(fit.decisions(queries.view()).unwrap().view(), plain.decisions(queries.view()).unwrap().view());
     assert!(far < 1e-6, "{far:e}");
+}
+
+#[test]
+fn dasvm_tells_two_classes_apart_and_no_more() {
+    let source = separate(47, 40, 0.0);
+    let y = Labels::Classes { of: source.of.clone(), count: 3 };
+    let domain = Source::new(source.x.view(), &y).unwrap();
+    let target = Target::new(source.x.view(), &domain).unwrap();
+    let learner = learner("dasvm");
+    let host = Host { learner: learner.as_ref(), seed: 0 };
+    assert!(Dasvm::default().align(&domain, &target, &host).is_err());
 }
 
 #[test]
