@@ -25,9 +25,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// # Differences
 /// $\varepsilon$ is beside masses of about $1/m$: with many more than a thousand rows of the target the regulariser is all but linear and
-/// does little, in POT 0.9.7 as here. There the inner problems stop after 200 steps wherever they are, and work on plain exponentials: for
-/// a small $\lambda$ these underflow, the coupling has no mass and all rows are sent to zero. Here they go on in the domain of logarithms,
-/// and couplings have the marginals that were asked for.
+/// does little, in POT 0.9.7 as here. There the inner problems work on plain exponentials: for a small $\lambda$ these underflow, the
+/// coupling has no mass and all rows are sent to zero, and where the steps do not suffice the target's masses are not met. Here they work in
+/// the domain of logarithms, and couplings have the marginals that were asked for.
 ///
 /// # Example
 /// ```
@@ -83,7 +83,7 @@ impl Default for ClassRegOt {
             reg_cl: 0.1,
             steps: 10,
             tolerance: 1e-8,
-            inner_steps: 1000,
+            inner_steps: 200,
         }
     }
 }
