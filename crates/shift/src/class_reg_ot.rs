@@ -13,21 +13,21 @@ use serde::{Deserialize, Serialize};
 /// $$P = \arg\min_{P \ge 0} \sum_{ij} P_{ij} C_{ij} + \lambda \sum_{ij} P_{ij} \log P_{ij} +
 ///   \eta \sum_{jc} \Big(\varepsilon + \sum_{i \in \mathcal I_c} P_{ij}\Big)^{1/2}
 ///   \quad\text{where}\quad P 1 = \tfrac1n 1,\ P^\top 1 = \tfrac1m 1, \qquad x_i \mapsto n \sum_j P_{ij}\, t_j$$
-/// with $\varepsilon = 10^{-3}$. The root is concave, so that mass in one class costs least. Each of `steps` steps replaces it by its tangent at
-/// the last coupling and solves an entropic problem with the costs
+/// with $\varepsilon = 10^{-3}$. The root is concave, so that mass in one class costs least. Each of `steps` steps replaces it by its
+/// tangent at the last coupling and solves an entropic problem with the costs
 /// $$C_{ij} + \frac{\eta}{2} \Big(\varepsilon + \sum_{k \in \mathcal I_{c_i}} P_{kj}\Big)^{-1/2},$$
-/// the first without the second term. No step raises the objective, and it ends in a local minimum. A row of the source that the fit has not
-/// seen moves with its nearest seen row. The fact `mixed` is the share of mass that reaches a row of the target beside another class's.
+/// the first without the second term. No step raises the objective, and it ends in a local minimum. A row of the source that the fit has
+/// not seen moves with its nearest seen row. The fact `mixed` is the share of mass that reaches a row of the target beside another class's.
 ///
 /// # When to use
 /// Where classes lie close to each other and `ent_ot` mixes them. The first coupling decides which rows of the target go to which class;
 /// the regulariser makes that sharper and cannot put it right.
 ///
 /// # Differences
-/// $\varepsilon$ is beside masses of about $1/m$: with many more than a thousand rows of the target the regulariser is all but linear and does
-/// little, in POT 0.9.7 as here. There the inner problems stop after 200 steps wherever they are, and work on plain exponentials: for a small
-/// $\lambda$ these underflow, the coupling has no mass and all rows are sent to zero. Here they go on in the domain of logarithms, and
-/// couplings have the marginals that were asked for.
+/// $\varepsilon$ is beside masses of about $1/m$: with many more than a thousand rows of the target the regulariser is all but linear and
+/// does little, in POT 0.9.7 as here. There the inner problems work on plain exponentials: for a small $\lambda$ these underflow, the
+/// coupling has no mass and all rows are sent to zero, and where the steps do not suffice the target's masses are not met. Here they work in
+/// the domain of logarithms, and couplings have the marginals that were asked for.
 ///
 /// # Example
 /// ```
@@ -41,8 +41,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// # References
 /// Courty, Flamary, Tuia and Rakotomamonjy, *Optimal Transport for Domain Adaptation*, IEEE Transactions on Pattern Analysis and Machine
-/// Intelligence 39, 2017, arXiv:1507.00504. Courty, Flamary and Tuia, *Domain Adaptation with Regularized Optimal Transport*, ECML PKDD 2014,
-/// doi:10.1007/978-3-662-44848-9_18.
+/// Intelligence 39, 2017, arXiv:1507.00504. Courty, Flamary and Tuia, *Domain Adaptation with Regularized Optimal Transport*, ECML PKDD
+/// 2014, doi:10.1007/978-3-662-44848-9_18.
 #[derive(Clone, Debug, Serialize, Deserialize, Method)]
 #[serde(default, deny_unknown_fields)]
 #[method(name = "class_reg_ot", title = "ClassRegOT", catalogue = [28], paper = "arxiv:1507.00504", year = 2017)]
@@ -83,7 +83,7 @@ impl Default for ClassRegOt {
             reg_cl: 0.1,
             steps: 10,
             tolerance: 1e-8,
-            inner_steps: 1000,
+            inner_steps: 200,
         }
     }
 }

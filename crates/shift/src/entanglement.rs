@@ -32,28 +32,28 @@ pub enum Conditional {
 /// Splits the gap between the risks of two domains into what matching can close and what it cannot.
 ///
 /// # Mathematics
-/// A row has the output $u$, a vector of probabilities, and the label $y$. With $d(u, u') = \frac12 \lVert u - u' \rVert_1$, $[y \ne y']$ as the
-/// distance of labels and a loss with $\lvert \ell(u, y) - \ell(u', y') \rvert \le L (d(u, u') + [y \ne y'])$, any coupling $\pi$ of the outputs and
-/// any coupling $\gamma$ of the labels of both domains give
+/// A row has the output $u$, a vector of probabilities, and the label $y$. With $d(u, u') = \frac12 \lVert u - u' \rVert_1$, $[y \ne y']$
+/// as the distance of labels and a loss with $\lvert \ell(u, y) - \ell(u', y') \rvert \le L (d(u, u') + [y \ne y'])$, any coupling $\pi$ of
+/// the outputs and any coupling $\gamma$ of the labels of both domains give
 /// $$\lvert R_t - R_s \rvert \le L\, W(P_s, P_t) \le L \big(\underbrace{E_\pi\, d(u, u')}_{\text{alignment}} +
 ///   \underbrace{E_\pi\, W(P_s(y \mid u), P_t(y \mid u'))}_{\text{prediction entanglement}}\big),$$
 /// $$L\, W(P_s, P_t) \le L \big(\underbrace{E_\gamma [y \ne y']}_{\text{label shift}} +
 ///   \underbrace{E_\gamma\, W(P_s(u \mid y), P_t(u \mid y'))}_{\text{label entanglement}}\big).$$
-/// $W$ is the Wasserstein distance, of outputs and labels together in $W(P_s, P_t)$, the `joint` term. $\pi$ has the least alignment and, of
-/// those that tie (to $10^{-6}$), the least entanglement. $\gamma$ leaves as many labels as they are as it can and shares out the rest in proportion. $L$ is one
-/// for $1 - u_y$ and for 0-1 loss, and four for Brier's. With `conditionals = "sample"` each row is its own cell: entanglement is
-/// $\sum_{ij} \pi_{ij} [y_i \ne y_j]$, and the bounds hold for the rows given. With `binned` rows of one predicted class and confidence share a
-/// cell, whose output is their mean over both domains.
+/// $W$ is the Wasserstein distance, of outputs and labels together in $W(P_s, P_t)$, the `joint` term. $\pi$ has the least alignment and,
+/// of those that tie (to $10^{-6}$), the least entanglement. $\gamma$ leaves as many labels as they are as it can and shares out the rest
+/// in proportion. $L$ is one for $1 - u_y$ and for 0-1 loss, and four for Brier's. With `conditionals = "sample"` each row is its own cell:
+/// entanglement is $\sum_{ij} \pi_{ij} [y_i \ne y_j]$, and the bounds hold for the rows given. With `binned` rows of one predicted class
+/// and confidence share a cell, whose output is their mean over both domains.
 ///
 /// # When to use
 /// To see why an adaptation helped or harmed: audit labelled rows of both domains before and after. Methods that match outputs lower the
 /// alignment term alone; where that raises the entanglement by more, the target loses. Differences between two audits tell more than the
-/// bounds, which are often near one. With guesses as labels of the target the numbers are a hint and no bound. Nothing here may be used to fit:
-/// it sees the target's labels.
+/// bounds, which are often near one. With guesses as labels of the target the numbers are a hint and no bound. Nothing here may be used to
+/// fit: it sees the target's labels.
 ///
 /// # Differences
-/// The inequalities are derived from couplings that are glued along the outputs or the labels; the paper's own bounds, with the same terms, are
-/// for features and any space. With `binned` the bounds hold for the means of cells, not for the rows.
+/// The inequalities have the paper's terms and are derived here, from couplings that are glued along the outputs or the labels. With
+/// `binned` the bounds hold for the means of cells, not for the rows.
 ///
 /// # Example
 /// ```
@@ -160,8 +160,8 @@ impl Entangled {
     }
 }
 
-/// The parts of the labels' distance, and of the outputs' squared distance, in costs that tie. Distances of this kind tie as a rule, and terms
-/// by class would depend on the order of rows.
+/// The parts of the labels' distance, and of the outputs' squared distance, in costs that tie. Distances of this kind tie as a rule, and
+/// terms by class would depend on the order of rows.
 const TIES: [f64; 2] = [1e-6, 1e-9];
 
 /// Outputs with their masses and what labels they have, each row a cell.
@@ -218,8 +218,8 @@ impl Entanglement {
         })
     }
 
-    /// Audits of rows drawn again with replacement in both domains; their quantiles tell how certain the terms are. Distances of few rows are
-    /// too large on average, and those of rows drawn again more so.
+    /// Audits of rows drawn again with replacement in both domains; their quantiles tell how certain the terms are. Distances of few rows
+    /// are too large on average, and those of rows drawn again more so.
     ///
     /// # Errors
     /// As [`Entanglement::audit`].

@@ -25,21 +25,21 @@ pub enum Pricing {
 ///   \quad\text{where}\quad P \ge 0,\ P 1 = \tfrac1n 1,\ P^\top 1 = \tfrac1m 1.$$
 /// The first coupling $P$ has the features' costs alone. Then in turn the learner is fitted on the target's rows with the labels
 /// $\hat Y = m\, P^\top Y$ that the coupling carries, a row once for each class with its share as weight, and the coupling of least cost is
-/// sought. It ends when the sum changes by less than `tolerance` from one fit to the next, or after `steps` fits. The lesson is that of the last
-/// fit. Losses, with one-hot labels $y_c$, are
+/// sought. It ends when the sum changes by less than `tolerance` from one fit to the next, or after `steps` fits. The lesson is that of the
+/// last fit. Losses, with one-hot labels $y_c$, are
 /// $$-\sum_c y_c \log p_c, \qquad \sum_c \max\big(0, 1 - (2 y_c - 1) f_c\big), \qquad (y - f)^2,$$
 /// by probabilities, by decisions, or of numbers, whatever `loss` says.
 ///
 /// # When to use
-/// Where labels change with the features along the shift, and the shares of classes are like in both domains. The loss should be the one that
-/// the learner lowers: `cross_entropy` for logistic regression, `hinge` for support vector machines, and least squares for numbers; else the
-/// sum need not fall, and only `steps` is sure to end it.
+/// Where labels change with the features along the shift, and the shares of classes are like in both domains. The loss should be the one
+/// that the learner lowers: `cross_entropy` for logistic regression, `hinge` for support vector machines, and least squares for numbers;
+/// else the sum need not fall, and only `steps` is sure to end it.
 ///
 /// # Differences
-/// The paper writes $\alpha D + \ell$. skada 0.4.0 has the weights as here. Its hinge loss of two classes takes the decision for the second class
-/// as that for the first too, so that both classes cost the same, no coupling depends on the learner, and the result is that of label
-/// propagation: `compat = true`. It also ends when the learner's loss on its own lesson changes little. Probabilities below $10^{-16}$ count
-/// as that.
+/// The paper writes $\alpha D + \ell$. skada 0.4.0 has the weights as here. Its hinge loss of two classes takes the decision for the second
+/// class as that for the first too, so that both classes cost the same, no coupling depends on the learner, and the result is that of label
+/// propagation: `compat = true`. It also ends when the learner's loss on its own lesson changes little. Probabilities below $10^{-16}$
+/// count as that.
 ///
 /// # Example
 /// ```

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// # Mathematics
 /// With means $\mu$ and covariances $C$ of the source and the target, each with $\lambda$ added to its diagonal,
 /// $$x \mapsto (x - \mu_s) A + \mu_t, \qquad A = C_s^{-1/2} \big(C_s^{1/2} C_t C_s^{1/2}\big)^{1/2} C_s^{-1/2}.$$
-/// $A$ is symmetric and positive, $A C_s A = C_t$, and no other map between normal distributions with these moments moves rows by less under
-/// squared distances. With `bias = false` means are taken to be zero, and $C$ are second moments. Equal domains give the identity.
+/// $A$ is symmetric and positive, $A C_s A = C_t$, and no other map between normal distributions with these moments moves rows by less
+/// under squared distances. With `bias = false` means are taken to be zero, and $C$ are second moments. Equal domains give the identity.
 ///
 /// # When to use
 /// As CORAL, which has a map with the same moments that is not the cheapest: when columns were rescaled or moved and the classes have like

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 /// somewhere and all of the target has to be reached, so where shares differ rows of one class are sent to another.
 ///
 /// # Differences
-/// skada 0.4.0 can divide the costs by their median. That changes no exact coupling, so there is no such setting.
-/// Under `cityblock` many couplings cost the same, and there the one that is found depends on the order of rows. Here a millionth of the squared
-/// distances, brought to the same mean, is added to the costs of other metrics and chooses among them.
+/// skada 0.4.0 can divide the costs by their median. That changes no exact coupling, so there is no such setting. Under `cityblock` many
+/// couplings cost the same, and there the one that is found depends on the order of rows. Here a millionth of the squared distances,
+/// brought to the same mean, is added to the costs of other metrics and chooses among them.
 ///
 /// # Example
 /// ```
@@ -35,8 +35,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// # References
 /// Courty, Flamary, Tuia and Rakotomamonjy, *Optimal Transport for Domain Adaptation*, IEEE Transactions on Pattern Analysis and Machine
-/// Intelligence 39, 2017, arXiv:1507.00504. Ferradans, Papadakis, Peyré and Aujol, *Regularized Discrete Optimal Transport*, SIAM Journal on
-/// Imaging Sciences 7, 2014, arXiv:1307.5551: rows that were not seen.
+/// Intelligence 39, 2017, arXiv:1507.00504. Ferradans, Papadakis, Peyré and Aujol, *Regularized Discrete Optimal Transport*, SIAM Journal
+/// on Imaging Sciences 7, 2014, arXiv:1307.5551: rows that were not seen.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, Method)]
 #[serde(default, deny_unknown_fields)]
 #[method(name = "map_ot", title = "MapOT", catalogue = [28], paper = "arxiv:1507.00504", year = 2017)]

@@ -11,18 +11,19 @@ use serde::{Deserialize, Serialize};
 /// With a coupling $P$ of the $n$ rows of the source and the $m$ of the target, of least cost or, where `reg` is given, entropic,
 /// and one-hot labels $Y$ of the source,
 /// $$\hat Y = m\, P^\top Y, \qquad \hat y_j = \arg\max_c \hat Y_{jc}.$$
-/// Each row of $\hat Y$ sums to one. Of classes that tie the first is taken. With `soft = true` a row of the target stands once for each class
-/// of which it has a share, and counts as much as that. Labels that are numbers are averaged in the same way. Equal domains give the labels back.
+/// Each row of $\hat Y$ sums to one. Of classes that tie the first is taken. With `soft = true` a row of the target stands once for each
+/// class of which it has a share, and counts as much as that. Labels that are numbers are averaged in the same way. Equal domains give the
+/// labels back.
 ///
 /// # When to use
-/// When the learner should see rows of the target alone, and the classes have like shares in both domains: each class keeps its share, whatever
-/// the target looks like.
+/// When the learner should see rows of the target alone, and the classes have like shares in both domains: each class keeps its share,
+/// whatever the target looks like.
 ///
 /// # Differences
-/// skada 0.4.0 lets the exact solver make 200 pivots and takes what it has by then. Of two normal clouds with a hundred rows a quarter of the
-/// labels are then others than those of the cheapest coupling, with 640 rows nearly half, and 40 % of the rows are reached by no mass and get
-/// the first class. Here the coupling is the cheapest, and of several that
-/// cost the same under a metric that one of least squared distances.
+/// skada 0.4.0 lets the exact solver make 200 pivots and takes what it has by then. Of two normal clouds with a hundred rows a quarter of
+/// the labels are then others than those of the cheapest coupling, with 640 rows nearly half, and 40 % of the rows are reached by no mass
+/// and get the first class. Here the coupling is the cheapest, and of several that cost the same under a metric that one of least squared
+/// distances.
 ///
 /// # Example
 /// ```
@@ -36,8 +37,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// # References
 /// Solomon, Rustamov, Guibas and Butscher, *Wasserstein Propagation for Semi-Supervised Learning*, ICML 2014,
-/// <https://proceedings.mlr.press/v32/solomon14.html>. Redko, Courty, Flamary and Tuia, *Optimal Transport for Multi-source Domain Adaptation
-/// under Target Shift*, AISTATS 2019, arXiv:1803.04899.
+/// <https://proceedings.mlr.press/v32/solomon14.html>. Redko, Courty, Flamary and Tuia, *Optimal Transport for Multi-source Domain
+/// Adaptation under Target Shift*, AISTATS 2019, arXiv:1803.04899.
 #[derive(Clone, Debug, Serialize, Deserialize, Method)]
 #[serde(default, deny_unknown_fields)]
 #[method(name = "ot_label_prop", title = "OTLabelProp", catalogue = [28], paper = "arxiv:1803.04899", year = 2014)]

@@ -22,17 +22,19 @@ use serde::{Deserialize, Serialize};
 /// The best mixture is sought by steps along the gradient of $S(q, N)$, each projected onto the simplex; the best seen is kept.
 ///
 /// # When to use
-/// When sources show a sample and more is to be bought or labelled. Keep rows apart for the distance and for the score, or the prediction is
-/// too high. Features should be a pretrained model's: distances of pixels say little. Look at `left_out`, the error of each run predicted
-/// without itself, before you believe a prediction. Accuracy near its limit is no longer linear in the logarithm: give its log-odds as scores.
-/// The labels' cost compares what rows of a class look like and no names: labels that are swapped throughout it does not see.
+/// When sources show a sample and more is to be bought or labelled. Keep rows apart for the distance and for the score, or the prediction
+/// is too high. Features should be a pretrained model's: distances of pixels say little. Look at `left_out`, the error of each run
+/// predicted without itself, before you believe a prediction. Accuracy near its limit is no longer linear in the logarithm: give its
+/// log-odds as scores. The labels' cost compares what rows of a class look like and no names: labels that are swapped throughout it does
+/// not see.
 ///
 /// # Differences
-/// The code calibrates the gradient: $g_i = \bar f_i - \sum_{l \ne i} q_l \bar f_l / (1 - q_i)$ is by how much the distance rises for each unit of
-/// share that a source takes from the others in proportion, and is given as `calibrated`. It is already per unit of share and needs no factor
-/// of the size. It is $1 / (1 - q_i)$ times the gradient on the simplex, which differs between sources, so steps follow $\bar f$. The authors' steps
-/// of $5 \cdot 10^{-4} \cdot 0.9^t$ move a share by at most $5 \cdot 10^{-3}$ of its slope in all; here they are longer. Distances and potentials are
-/// renewed as shares change, and samples are weighted, not drawn. The form for more than two sources and the labels' cost are not in the code.
+/// The public code calibrates the gradient: $g_i = \bar f_i - \sum_{l \ne i} q_l \bar f_l / (1 - q_i)$ is by how much the distance rises
+/// for each unit of share that a source takes from the others in proportion, and is given as `calibrated`. It is already per unit of share
+/// and needs no factor of the size. It is $1 / (1 - q_i)$ times the gradient on the simplex, which differs between sources, so steps follow
+/// $\bar f$. Its steps of $5 \cdot 10^{-4} \cdot 0.9^t$ move a share by at most $5 \cdot 10^{-3}$ of its slope in all; here they are
+/// longer. Distances and potentials are renewed as shares change, and samples are weighted, not drawn. The form for more than two sources
+/// and the labels' cost are not in the code.
 ///
 /// # Example
 /// ```
