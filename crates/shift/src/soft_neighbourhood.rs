@@ -36,11 +36,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, Method)]
 #[serde(default, deny_unknown_fields)]
 #[method(name = "soft_neighbourhood", title = "Soft Neighborhood Density", catalogue = [28], paper = "arxiv:2108.10860")]
-#[method(
-    year = 2021,
-    case = "",
-    waive(truth_beats_shuffled_labels = "answers that are all alike are dense neighbours")
-)]
+#[method(year = 2021, case = "")]
 pub struct SoftNeighbourhood {
     /// The divisor of likenesses, $\tau$.
     #[method(above = 0)]
