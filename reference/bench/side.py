@@ -1,4 +1,5 @@
-"""The Python sides of `cargo xtask bench peers`: torch 2.8.0, transformers 4.57.1, peft 0.17.1, dadaptation 3.2, llama-cpp-python 0.3.16.
+"""The Python sides of `cargo xtask bench peers`: torch 2.8.0, transformers 4.57.1, peft 0.17.1, dadaptation 3.2, llama-cpp-python 0.3.16,
+pot 0.9.7.post1, skada 0.4.0.
 
     python reference/bench/side.py NAME WORK                one piece of work, done once for every line on stdin
     python reference/bench/side.py merge MODEL ADAPTER OUT  a language model merged and written, as a whole process
@@ -34,6 +35,10 @@ WORKS = {
     "smollm2 write": ("smollm2", "write"),
     "smollm2 write llama.cpp": ("llama_cpp_side", "write"),
     "dadapt_adam": ("optimiser", "dadapt_adam"),
+    "sinkhorn": ("transport", "sinkhorn"),
+    "exact transport": ("transport", "exact"),
+    "kmm": ("weights", "kmm"),
+    "kliep": ("weights", "kliep"),
     "resnet18 forward": ("vision_side", "resnet18_forward"),
     "resnet18 tent": ("vision_side", "resnet18_tent"),
     "efficientnet forward": ("vision_side", "efficientnet_forward"),

@@ -32,6 +32,8 @@ pub use acclimate_data::metrics::over_seeds;
 pub use acclimate_models as models;
 pub use acclimate_optim as optim;
 pub use acclimate_peft as peft;
+pub use acclimate_shift as shift;
+pub use acclimate_stats as stats;
 pub use acclimate_tta as tta;
 pub use catalogue::{CardView, Evidence, Family, catalogue};
 pub use convert::{Conversion, Ranks, SiteLoss, to_lora};

@@ -1,5 +1,5 @@
-use crate::prior::{Answers, Moment, Moments, PriorEstimate, Priors, Use, used};
-use crate::{Align, Aligned, Host, Lesson, Source, Target};
+use crate::prior::{Answers, Moment, Moments, PriorEstimate, Priors, Use, by_answers};
+use crate::{Align, Aligned, Host, Source, Target};
 use acclimate_core::{Method, Result};
 use acclimate_stats::learn::Labels;
 use ndarray::ArrayView2;
@@ -82,10 +82,7 @@ impl Align for Bbse {
     type View = Priors;
 
     fn align(&self, source: &Source<'_>, target: &Target<'_>, host: &Host<'_>) -> Result<Aligned<Priors>> {
-        source.y.classes(Self::CARD.name)?;
-        let seen = host.learn(&Lesson::of(source))?.answers(target.x)?;
-        let found = self.weights(host.unseen(source, self.folds)?.view(), source.y, seen.view())?;
-        let (lesson, facts, view) = used(source, found, self.r#use, None)?;
-        Ok(Aligned { lesson, facts, view })
+        let estimate = |held: ArrayView2<'_, f64>, seen: ArrayView2<'_, f64>| self.weights(held, source.y, seen);
+        by_answers(Self::CARD.name, (source, target, host), self.folds, self.r#use, estimate)
     }
 }

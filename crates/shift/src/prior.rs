@@ -1,6 +1,6 @@
 //! Shares of classes in the target: estimates with intervals, and what to do with them.
 
-use crate::{Lesson, Source, View};
+use crate::{Aligned, Host, Lesson, Source, Target, View};
 use acclimate_core::{Error, Result};
 use acclimate_stats::learn::{Labels, finite, largest};
 use acclimate_stats::{linalg, qp::Qp};
@@ -271,6 +271,21 @@ pub(crate) fn used(
     let weights = found.weights.iter().map(|weight| weight.max(0.0)).collect();
     let (prior, interval, corrects) = (found.prior, found.intervals, how == Use::Answers);
     Ok((lesson, facts, Priors { prior, interval, weights, calibration, corrects }))
+}
+
+/// Aligns by `estimate`, which sees the learner's answers to rows of the source that it was not fitted on, in `folds` folds, and to the target.
+pub(crate) fn by_answers(
+    who: &'static str,
+    (source, target, host): (&Source<'_>, &Target<'_>, &Host<'_>),
+    folds: usize,
+    how: Use,
+    estimate: impl FnOnce(ArrayView2<'_, f64>, ArrayView2<'_, f64>) -> Result<PriorEstimate>,
+) -> Result<Aligned<Priors>> {
+    source.y.classes(who)?;
+    let seen = host.learn(&Lesson::of(source))?.answers(target.x)?;
+    let found = estimate(host.unseen(source, folds)?.view(), seen.view())?;
+    let (lesson, facts, view) = used(source, found, how, None)?;
+    Ok(Aligned { lesson, facts, view })
 }
 
 /// Temperature scaling with a bias for each class: `softmax(scale · log p + bias)`.

@@ -13,7 +13,9 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, array, concatenate, s};
 /// Methods that work on numbers in place of classes.
 const NUMBERS: [&str; 1] = ["retasa"];
 /// Methods whose lesson is the target under guessed labels.
-const GUESSES: [&str; 1] = ["dasvm"];
+const GUESSES: [&str; 3] = ["dasvm", "jdot", "ot_label_prop"];
+/// Methods whose entropy draws rows together, also where domains are equal.
+const BLURS: [&str; 2] = ["class_reg_ot", "ent_ot"];
 /// Methods that show rows by eigenvectors, whose signs are free.
 const SIGNS: [&str; 5] = ["joint_pca", "subspace_alignment", "tca", "tjm", "tsl"];
 
@@ -107,6 +109,15 @@ fn shuffled_rows_change_nothing_but_their_order() {
         let plain = aligned(method.as_ref(), &source, target.view());
         let moved = aligned(method.as_ref(), &moved_source, moved_target.view());
         let rows = if GUESSES.contains(&name) { &q } else { &p };
+        // A row whose label is split between classes stands in a lesson for each: what is learned from them is compared.
+        if plain.lesson.y.len() != rows.len() {
+            let learner = learner(name);
+            let host = Host { learner: learner.as_ref(), seed: 3 };
+            let answers = |lesson: &Lesson| host.learn(lesson).unwrap().answers(queries.view()).unwrap();
+            let far = apart(answers(&plain.lesson).view(), answers(&moved.lesson).view());
+            same(far < 1e-4, format!("{name} {case} answers: {far:e}"));
+            continue;
+        }
         let mut shown = [
             (plain.view.show(queries.view()).unwrap(), moved.view.show(queries.view()).unwrap()),
             (plain.view.show_source(queries.view()).unwrap(), moved.view.show_source(queries.view()).unwrap()),
@@ -206,7 +217,7 @@ fn more_components_than_there_are_are_refused_or_left_out() {
 fn equal_domains_are_shown_alike() {
     let source = Domain::new(11, 80, 0.0);
     let queries = Domain::new(12, 10, 0.0).x;
-    for (entry, case, method) in every() {
+    for (entry, case, method) in every().filter(|(entry, ..)| !BLURS.contains(&entry.card.name)) {
         let found = aligned(method.as_ref(), &source, source.x.view());
         let (target, own) = (found.view.show(queries.view()).unwrap(), found.view.show_source(queries.view()).unwrap());
         let far = apart(own.view(), target.view());

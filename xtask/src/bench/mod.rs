@@ -54,7 +54,7 @@ const MINILM: Transformer = Transformer { layers: 6, width: 384, keys: 384, inne
 const SMOLLM2: Transformer = Transformer { layers: 30, width: 576, keys: 192, inner: 1536, ups: 2, words: 49_152 };
 
 /// All comparisons, in the order of the table.
-const COMPARISONS: [Comparison; 15] = [
+const COMPARISONS: [Comparison; 19] = [
     Comparison {
         name: "minilm forward",
         ours: Ours::Work(|_| works::minilm_forward(false)),
@@ -123,6 +123,34 @@ const COMPARISONS: [Comparison; 15] = [
         name: "dadapt_adam",
         ours: Ours::Work(|_| works::dadapt_adam()),
         peers: &[Peer::Python("dadapt_adam", "")],
+        arithmetic: None,
+        words: None,
+    },
+    Comparison {
+        name: "sinkhorn",
+        ours: Ours::Work(|_| works::sinkhorn()),
+        peers: &[Peer::Python("sinkhorn", "")],
+        arithmetic: None,
+        words: None,
+    },
+    Comparison {
+        name: "exact transport",
+        ours: Ours::Work(|_| works::exact()),
+        peers: &[Peer::Python("exact transport", "")],
+        arithmetic: None,
+        words: None,
+    },
+    Comparison {
+        name: "kmm",
+        ours: Ours::Work(|_| works::weights("kmm", "gamma = 1.0")),
+        peers: &[Peer::Python("kmm", "")],
+        arithmetic: None,
+        words: None,
+    },
+    Comparison {
+        name: "kliep",
+        ours: Ours::Work(|_| works::weights("kliep", "gammas = [1.0]")),
+        peers: &[Peer::Python("kliep", "")],
         arithmetic: None,
         words: None,
     },

@@ -5,9 +5,13 @@ use acclimate::core::{
 };
 use acclimate::models::{Base, EfficientNet, EfficientNetConfig, Resnet, ResnetConfig, Sampling, generate};
 use acclimate::optim::{Host, HostSettings, METHODS};
+use acclimate::shift::{ALIGN, Source, Target};
+use acclimate::stats::learn::{Labels, Logistic};
+use acclimate::stats::transport::Sinkhorn;
 use acclimate_data::Assets;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use ndarray::{Array1, Array2};
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -27,6 +31,12 @@ pub(super) const WORDS: usize = 64;
 /// Batches of images for the two networks: images, channels, height, width.
 pub(super) const SMALL: [usize; 4] = [64, 3, 32, 32];
 pub(super) const LARGE: [usize; 4] = [8, 3, 224, 224];
+
+/// Points of each side of the entropic and the exact transport.
+const ENTROPIC: usize = 2000;
+const EXACT: usize = 1000;
+/// Rows of each domain where weights are sought.
+const WEIGHED: usize = 640;
 
 /// The lengths of MiniLM's rows: all alike, or falling from the whole length to half of it.
 pub(super) fn lengths(padded: bool) -> Vec<usize> {
@@ -190,6 +200,58 @@ pub(super) fn dadapt_adam() -> Result<Work> {
     Ok(Box::new(move || {
         let next = host.step(optimiser.as_ref(), &params, &gradients, 1.0, 0.0)?;
         params = next;
+        Ok(())
+    }))
+}
+
+/// Points in the unit square that fill it evenly, the same as the Python side has: `from` is the number of the first.
+fn points(from: usize, rows: usize) -> Array2<f64> {
+    Array2::from_shape_fn((rows, 2), |(row, column)| {
+        ((from + row) as f64 * [0.754_877_666_246_692_7, 0.569_840_290_998_053_3][column]).fract()
+    })
+}
+
+/// Squared distances of points to the squares of other points, over their mean, and equal masses.
+fn transport(rows: usize) -> (Array2<f64>, Array1<f64>) {
+    let (x, y) = (points(1, rows), points(rows + 1, rows).mapv(|x| x * x));
+    let cost =
+        Array2::from_shape_fn((rows, rows), |(i, j)| (x[[i, 0]] - y[[j, 0]]).powi(2) + (x[[i, 1]] - y[[j, 1]]).powi(2));
+    let mean = cost.sum() / (rows * rows) as f64;
+    (cost / mean, Array1::from_elem(rows, 1.0 / rows as f64))
+}
+
+pub(super) fn sinkhorn() -> Result<Work> {
+    let (cost, mass) = transport(ENTROPIC);
+    // The sum of the marginals' differences; the package ends at their norm, which is never larger.
+    let settings = Sinkhorn { reg: 0.1, tolerance: 1e-9, ..Sinkhorn::default() };
+    Ok(Box::new(move || {
+        let found = acclimate::stats::transport::sinkhorn(cost.view(), mass.view(), mass.view(), &settings)?;
+        ensure!(found.certificate.converged, "the marginals are {} apart", found.certificate.marginal);
+        Ok(())
+    }))
+}
+
+pub(super) fn exact() -> Result<Work> {
+    let (cost, mass) = transport(EXACT);
+    Ok(Box::new(move || {
+        black_box(acclimate::stats::transport::exact(cost.view(), mass.view(), mass.view())?);
+        Ok(())
+    }))
+}
+
+/// The weights that a method of alignment gives the rows of a source.
+pub(super) fn weights(name: &str, settings: &str) -> Result<Work> {
+    let method = find(ALIGN, name)?.build(&settings.parse()?)?;
+    let (x, y) = (points(1, WEIGHED), points(WEIGHED + 1, WEIGHED).mapv(|x| x * x));
+    let labels = Labels::Classes { of: (0..WEIGHED).map(|row| row % 2).collect(), count: 2 };
+    Ok(Box::new(move || {
+        let source = Source::new(x.view(), &labels)?;
+        let target = Target::new(y.view(), &source)?;
+        black_box(method.align_any(
+            &source,
+            &target,
+            &acclimate::shift::Host { learner: &Logistic::default(), seed: 5 },
+        )?);
         Ok(())
     }))
 }
