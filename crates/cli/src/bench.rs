@@ -64,6 +64,30 @@ pub(crate) struct Optim {
     offline: bool,
 }
 
+/// How far a comparison is: a bar, or where there is no terminal a line for each twentieth.
+struct Progress {
+    bar: ProgressBar,
+    unit: &'static str,
+    json: bool,
+}
+
+impl Progress {
+    fn new(unit: &'static str, json: bool) -> Self {
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
+        Self { bar, unit, json }
+    }
+
+    fn told(&self, done: usize, all: usize, what: &str) {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(what.to_owned());
+        if self.bar.is_hidden() && !self.json && done * 20 / all != done.saturating_sub(1) * 20 / all {
+            render::say(&format!("{done} of {all} {}: {what}", self.unit));
+        }
+    }
+}
+
 /// How every comparison ends: a page, the numbers, and one of them told.
 struct Written<'a> {
     out: &'a Path,
@@ -138,17 +162,9 @@ impl Shift {
             some => some.iter().map(|text| shift::Aligner::parse(text)).collect::<Result<_, _>>()?,
         };
         let plan = shift::Plan { methods, first: self.first, seeds: self.seeds, splits: self.splits };
-        let bar = ProgressBar::new(0);
-        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
-        let outcome = shift::run(&plan, &|done, all, what| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            bar.set_message(what.to_owned());
-            if bar.is_hidden() && !self.json && done * 20 / all != (done - 1) * 20 / all {
-                render::say(&format!("{done} of {all} draws: {what}"));
-            }
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::new("draws", self.json);
+        let outcome = shift::run(&plan, &|done, all, what| progress.told(done, all, what))?;
+        progress.bar.finish_and_clear();
         let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
         written.end(|page| outcome.write_page(page), || describe_shift(&outcome))
     }
@@ -212,17 +228,9 @@ impl Tta {
             }
         }
         plan.courses.retain(|course| self.scenarios.iter().any(|name| wanted(name.trim(), course)));
-        let bar = ProgressBar::new(0);
-        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
-        let outcome = tta::run(&plan, &Assets::open(self.offline)?, &|done, all, what| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            bar.set_message(what.to_owned());
-            if bar.is_hidden() && !self.json && done * 20 / all != (done - 1) * 20 / all {
-                render::say(&format!("{done} of {all} streams: {what}"));
-            }
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::new("streams", self.json);
+        let outcome = tta::run(&plan, &Assets::open(self.offline)?, &|done, all, what| progress.told(done, all, what))?;
+        progress.bar.finish_and_clear();
         let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
         written.end(|page| outcome.write_page(page), || describe_streams(&outcome))
     }
@@ -262,18 +270,9 @@ impl Optim {
             robustness: self.robustness,
             kept: Some(self.out.join("fits")),
         };
-        let bar = ProgressBar::new(0);
-        bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}").expect("a constant"));
-        let outcome = run(&plan, &Assets::open(self.offline)?, &|done, all, what| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            bar.set_message(what.to_owned());
-            // Where there is no terminal, a line for each twentieth.
-            if bar.is_hidden() && !self.json && done * 20 / all != (done - 1) * 20 / all {
-                render::say(&format!("{done} of {all} fits: {what}"));
-            }
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::new("fits", self.json);
+        let outcome = run(&plan, &Assets::open(self.offline)?, &|done, all, what| progress.told(done, all, what))?;
+        progress.bar.finish_and_clear();
         let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
         written.end(|page| outcome.write_page(page), || describe(&outcome))
     }

@@ -1,28 +1,18 @@
 //! The terms of an audit beside their transcription.
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
+#[allow(dead_code)] // no file reads all of it
+mod golden;
+
 use acclimate_core::Method;
 use acclimate_shift::{Entanglement, Source};
 use acclimate_stats::learn::Labels;
-use ndarray::Array2;
-use serde_json::Value;
-use std::path::Path;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    serde_json::from_value(value["data"].clone()).unwrap()
-}
-
-fn matrix(value: &Value) -> Array2<f64> {
-    let shape: Vec<usize> = serde_json::from_value(value["shape"].clone()).unwrap();
-    Array2::from_shape_vec((shape[0], shape[1]), numbers(value)).unwrap()
-}
+use golden::{cases, matrix, numbers};
 
 #[test]
 fn audits_equal_their_transcription() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/shift/entanglement.json");
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let tolerance = golden["header"]["tolerance"]["f64"].as_f64().unwrap();
-    for case in golden["cases"].as_array().unwrap() {
+    let (cases, tolerance) = cases("entanglement");
+    for case in &cases {
         let method = Entanglement::from_table(&toml::Table::try_from(&case["config"]).unwrap()).unwrap();
         let inputs = &case["inputs"];
         let (u, v) = (matrix(&inputs["source"]), matrix(&inputs["target"]));

@@ -1,21 +1,14 @@
 //! Methods by optimal transport beside skada and POT: every case of their files in `golden/shift`.
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
+#[allow(dead_code)] // no file reads all of it
+mod golden;
+
 use acclimate_core::find;
 use acclimate_shift::{ALIGN, Host, Source, Target};
 use acclimate_stats::learn::{Labels, Learner, Logistic, Ridge, Svc};
-use ndarray::Array2;
+use golden::{cases, matrix, numbers};
 use serde_json::Value;
-use std::path::Path;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    serde_json::from_value(value["data"].clone()).unwrap()
-}
-
-fn matrix(value: &Value) -> Array2<f64> {
-    let shape: Vec<usize> = serde_json::from_value(value["shape"].clone()).unwrap();
-    Array2::from_shape_vec((shape[0], shape[1]), numbers(value)).unwrap()
-}
 
 fn learner(name: Option<&str>) -> Box<dyn Learner> {
     match name {
@@ -34,12 +27,8 @@ fn labels(inputs: &Value) -> Labels {
 }
 
 fn equals_its_reference(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../golden/shift/{name}.json"));
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let tolerance = golden["header"]["tolerance"]["f64"].as_f64().unwrap();
-    let cases = golden["cases"].as_array().unwrap();
-    assert!(!cases.is_empty());
-    for case in cases {
+    let (cases, tolerance) = cases(name);
+    for case in &cases {
         let (inputs, expected) = (&case["inputs"], &case["expected"]);
         let (x, target, y) = (matrix(&inputs["source"]), matrix(&inputs["target"]), labels(inputs));
         let source = Source::new(x.view(), &y).unwrap();

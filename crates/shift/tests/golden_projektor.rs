@@ -1,21 +1,15 @@
 //! Projektor beside its transcription.
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
+#[allow(dead_code)] // no file reads all of it
+mod golden;
+
 use acclimate_core::Method;
 use acclimate_shift::{Mixtures, Pilot, Projektor, Scale, Source, Surface};
 use acclimate_stats::learn::Labels;
+use golden::{cases, matrix, numbers};
 use ndarray::Array2;
 use serde_json::Value;
-use std::path::Path;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    serde_json::from_value(value["data"].clone()).unwrap()
-}
-
-fn matrix(value: &Value) -> Array2<f64> {
-    let shape: Vec<usize> = serde_json::from_value(value["shape"].clone()).unwrap();
-    Array2::from_shape_vec((shape[0], shape[1]), numbers(value)).unwrap()
-}
 
 /// Runs as shares, a distance and a score.
 fn pilots(value: &Value) -> Vec<Pilot> {
@@ -38,10 +32,8 @@ fn mixtures(method: &Projektor, inputs: &Value, at: usize, sources: usize) -> Mi
 
 #[test]
 fn fits_distances_and_the_search_equal_their_transcription() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/shift/projektor.json");
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let tolerance = golden["header"]["tolerance"]["f64"].as_f64().unwrap();
-    for case in golden["cases"].as_array().unwrap() {
+    let (cases, tolerance) = cases("projektor");
+    for case in &cases {
         let method = Projektor::from_table(&toml::Table::try_from(&case["config"]).unwrap()).unwrap();
         let (inputs, expected) = (&case["inputs"], &case["expected"]);
         let near = |what: &str, got: &[f64]| {
