@@ -20,6 +20,7 @@ from problem import card, check_card, run
 def case(name, problem=None, weight_decay=0.0, decoupled=False, rates=None, **change):
     settings = {
         "d0": 1e-6,
+        "lr": 1.0,
         "growth_rate": None,
         "beta1": 0.9,
         "beta2": 0.999,
@@ -49,6 +50,7 @@ cases = [
     case("bias_correction", bias_correction=True),
     case("growth_rate_1_02", growth_rate=1.02),
     case("growth_rate_1_1", growth_rate=1.1, d0=1e-2),
+    case("half_the_rate", lr=0.5, growth_rate=1.1, d0=3e-4, bias_correction=True),
     case("weight_decay", weight_decay=0.01),
     case("decoupled_weight_decay", weight_decay=0.01, decoupled=True),
     case("decoupled_bias_correction", weight_decay=0.01, decoupled=True, bias_correction=True),

@@ -392,16 +392,17 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Judges held-out rows after an epoch; whether patience has run out. The best state is the one of least loss: a score counts rows, so
-    /// that on a few hundred of them the best of many epochs is mostly luck.
+    /// Judges held-out rows after an epoch; whether patience has run out. The best state is the one of least loss, that of a classifier being
+    /// taken at the temperature that suits it: a score counts rows, so that on a few hundred of them the best of many epochs is mostly luck.
     fn validate(&self, run: &mut Run, valid: &[usize], per_epoch: u64) -> Result<bool> {
         let epoch = (run.place.read / per_epoch) as usize;
         let patch = run.patch.with_params(run.host.evaluate(self.optimiser, &run.patch.params));
         let outputs = predict_all(self.model, self.task, self.data, valid, &Pass::new(&patch))?;
-        let score = self.task.score(&outputs.iter().collect::<Vec<_>>(), &self.data.labels()?.select(valid));
+        let (outputs, labels) = (outputs.iter().collect::<Vec<_>>(), self.data.labels()?.select(valid));
+        let score = self.task.score(&outputs, &labels);
         run.place.history.valid.push((epoch, score));
         run.place.history.valid_steps.push(run.place.step);
-        let loss = self.mean_loss(&patch, valid)?;
+        let loss = self.task.refinement(&outputs, &labels).map_or_else(|| self.mean_loss(&patch, valid), Ok)?;
         if loss.is_finite() && run.place.best.is_none_or(|(best, _)| loss < best) {
             run.place.best = Some((loss, epoch));
             run.best = patch.params;

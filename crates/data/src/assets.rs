@@ -10,7 +10,7 @@ use acclimate_core::{Error, Result};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::table::{Encoding, ReadOptions, Table};
+use crate::table::{Encoding, ReadOptions, Table, Value};
 use crate::task::Columns;
 use crate::{dictd, rdata};
 
@@ -118,6 +118,12 @@ pub struct AssetTable {
     pub brightest: Option<f32>,
     /// How many numbers each row has in columns `0`, `1`, …, before the target.
     pub numbers: Option<usize>,
+    /// Columns of numbers that are the inputs, where the file names its columns.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Whether rows with an empty cell are left out.
+    #[serde(default)]
+    pub complete: bool,
     /// Lines before the table.
     #[serde(default)]
     pub skip: usize,
@@ -141,7 +147,7 @@ impl AssetTable {
         Columns {
             text: self.text.clone(),
             target: self.target.clone(),
-            features: self.numbered_columns(),
+            features: if self.features.is_empty() { self.numbered_columns() } else { self.features.clone() },
             divide_by: self.brightest,
             ..Columns::default()
         }
@@ -322,7 +328,11 @@ impl Assets {
             instead: "use its files, or an asset of texts or digits".into(),
         })?;
         let file = self.folder(name)?.join(&read.file);
-        Ok((Table::read(&file, &read.options())?, read.task()))
+        let mut table = Table::read(&file, &read.options())?;
+        if read.complete {
+            table.rows.retain(|row| !row.contains(&Value::Null));
+        }
+        Ok((table, read.task()))
     }
 
     fn verified(&self, asset: &Asset) -> Result<PathBuf> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// D-Adaptation keeps an estimate $d$ of it from what the optimiser has anyway, a weighted sum $s$ of the gradients and the
 /// products $\langle g, s \rangle$. It starts tiny and grows geometrically, which also warms the run up. With
 /// $b = \sqrt{\beta_2}$ and all products element by element, one step is
-/// $$\lambda_k = d_k\, \gamma_k\, c_k, \qquad c_k = \frac{\sqrt{1-\beta_2^{k+1}}}{1-\beta_1^{k+1}},$$
+/// $$\lambda_k = \eta\, d_k\, \gamma_k\, c_k, \qquad c_k = \frac{\sqrt{1-\beta_2^{k+1}}}{1-\beta_1^{k+1}},$$
 /// $$n_{k+1} = b\, n_k + (1-b)\, \lambda_k \left\langle g_k, \frac{s_k}{\sqrt{v_k} + \varepsilon} \right\rangle,$$
 /// $$m_{k+1} = \beta_1 m_k + (1-\beta_1)\, \lambda_k\, g_k, \qquad v_{k+1} = \beta_2 v_k + (1-\beta_2)\, g_k^2, \qquad
 ///   s_{k+1} = b\, s_k + (1-b)\, \lambda_k\, g_k,$$
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 ///   d_{k+1} = \max\bigl(d_k, \min(\hat d_{k+1},\ q\, d_k)\bigr), \qquad
 ///   x_{k+1} = x_k - \frac{m_{k+1}}{\sqrt{v_{k+1}} + \varepsilon}.$$
 ///
-/// $g$ is the gradient, $m$ and $v$ its moments, $n$ the numerator, $\gamma_k$ the schedule's multiplier (nominal 1), $c_k$
-/// the bias correction (1 where it is off), $q$ the growth rate. The product takes the old $s$ and $v$, and the step the old
+/// $g$ is the gradient, $m$ and $v$ its moments, $n$ the numerator, $\eta$ the share `lr`, $\gamma_k$ the schedule's
+/// multiplier (nominal 1), $c_k$ the bias correction (1 where it is off), $q$ the growth rate. The product takes the old $s$ and $v$, and the step the old
 /// $d$, which is inside $m$. The norm and the product run over all parameters together. A parameter's relative rate $r$
 /// multiplies its part of $m$, of $n$ and of $\lVert s \rVert_1$.
 ///
@@ -76,6 +76,9 @@ pub struct DadaptAdam {
     /// First estimate of the distance; must not exceed it.
     #[method(above = 0.0)]
     pub d0: f64,
+    /// Share of the estimate that the step takes; 1 is the paper's.
+    #[method(above = 0.0)]
+    pub lr: f64,
     /// Largest factor $q$ by which $d$ grows in a step; `inf` is no limit, 1 keeps `d0`.
     #[method(min = 1.0)]
     pub growth_rate: f64,
@@ -94,7 +97,7 @@ pub struct DadaptAdam {
 
 impl Default for DadaptAdam {
     fn default() -> Self {
-        Self { d0: 1e-4, growth_rate: 1.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, bias_correction: true }
+        Self { d0: 3e-4, lr: 0.5, growth_rate: 1.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, bias_correction: true }
     }
 }
 
@@ -123,12 +126,12 @@ impl Optimiser for DadaptAdam {
     }
 
     fn update(&self, grads: &Params, state: &mut Self::State, at: &At<'_>) -> Result<Step> {
-        let Self { beta1, beta2, eps, .. } = *self;
+        let Self { lr, beta1, beta2, eps, .. } = *self;
         let b = beta2.sqrt();
         let next = state.own.k as f64 + 1.0;
         let correction =
             if self.bias_correction { (1.0 - beta2.powf(next)).sqrt() / (1.0 - beta1.powf(next)) } else { 1.0 };
-        let rate = state.d() * at.lr * correction;
+        let rate = state.d() * lr * at.lr * correction;
         let mut movement = Params::default();
         let (mut products, mut norms) = (vec![], vec![]);
         for ((name, g), &r) in grads.iter().zip(at.scales) {

@@ -10,8 +10,15 @@ use common::{Problem, distance, flat};
 
 const PLAIN: DadaptSgd = DadaptSgd { d0: 1e-6, growth_rate: f64::INFINITY, momentum: 0.0 };
 
-const PACKAGE: DadaptAdam =
-    DadaptAdam { d0: 1e-6, growth_rate: f64::INFINITY, beta1: 0.9, beta2: 0.999, eps: 1e-8, bias_correction: false };
+const PACKAGE: DadaptAdam = DadaptAdam {
+    d0: 1e-6,
+    lr: 1.0,
+    growth_rate: f64::INFINITY,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    bias_correction: false,
+};
 
 /// d after 10 and 50 steps and x after 50, to the digits of the catalogue's table.
 fn table(optimiser: &dyn AnyOptimiser, d10: f64, d50: f64, x50: [f64; 3]) {

@@ -352,7 +352,7 @@ fn on_vectors_the_factored_form_is_dadapt_adam() {
     let problem = Problem::quadratic(&[1.0, 10.0, 0.1], &[1.0, -2.0, 3.0], 50);
     for factored in unlimited() {
         let DadaptAdafactor { d0, growth_rate, beta1, beta2, eps, bias_correction } = factored;
-        let adam = DadaptAdam { d0, growth_rate, beta1, beta2, eps, bias_correction };
+        let adam = DadaptAdam { d0, lr: 1.0, growth_rate, beta1, beta2, eps, bias_correction };
         let [factored, adam] = [problem.plain(&factored), problem.plain(&adam)];
         assert!(distance(&flat(&factored[50].params), &flat(&adam[50].params)) < 1e-11);
         assert!((factored[50].d() / adam[50].d() - 1.0).abs() < 1e-11);

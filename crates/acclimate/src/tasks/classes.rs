@@ -17,6 +17,40 @@ fn index(labels: &Labels) -> &[usize] {
     }
 }
 
+/// Halvings of the interval of temperatures, down to the roundings of its logarithm.
+const HALVINGS: usize = 60;
+/// The largest logarithm of a temperature, up and down: wider than from a head of zeros to one that is sure of all.
+const WIDEST: f64 = 12.0;
+
+/// The cross-entropy of logits that one temperature makes as sure as these rows want them: what is left is how well classes are told apart
+/// (Berta, Holzmüller, Jordan and Bach, *Rethinking Early Stopping: Refine, Then Calibrate*, 2025, arXiv:2501.19195). A network goes on
+/// learning which class is which long after the loss rises because it is too sure of itself.
+fn refinement(outputs: &[&Vec<f64>], truth: &[usize], weights: &[f64]) -> f64 {
+    let weight = |class: usize| weights.get(class).copied().unwrap_or(1.0);
+    let all: f64 = truth.iter().map(|&class| weight(class)).sum();
+    // The mean of a number of rows at an inverse temperature.
+    let mean = |inverse: f64, of: &dyn Fn(&[f64], usize) -> f64| {
+        let rows = outputs.iter().zip(truth).map(|(logits, &class)| {
+            let scaled: Vec<f64> = logits.iter().map(|x| x * inverse).collect();
+            weight(class) * of(&scaled, class)
+        });
+        rows.sum::<f64>() / all
+    };
+    // Its derivative by the logarithm of the inverse temperature; the loss is convex in the inverse itself, so there is one zero at most.
+    let slope = |scaled: &[f64], class: usize| {
+        softmax(scaled).iter().zip(scaled).map(|(share, x)| share * x).sum::<f64>() - scaled[class]
+    };
+    let (mut low, mut high) = (-WIDEST, WIDEST);
+    for _ in 0..HALVINGS {
+        let middle = 0.5 * (low + high);
+        if mean(middle.exp(), &slope) > 0.0 { high = middle } else { low = middle }
+    }
+    mean(low.exp(), &|scaled, class| {
+        let most = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        most + scaled.iter().map(|x| (x - most).exp()).sum::<f64>().ln() - scaled[class]
+    })
+}
+
 impl Task for Classes {
     fn kind(&self) -> TaskKind {
         TaskKind::Classification
@@ -65,6 +99,10 @@ impl Task for Classes {
         } else {
             metrics::balanced_accuracy(index(labels), &said)
         }
+    }
+
+    fn refinement(&self, outputs: &[&Vec<f64>], labels: &Labels) -> Option<f64> {
+        Some(refinement(outputs, index(labels), &self.0.weights))
     }
 
     fn metrics(&self, outputs: &[&Vec<f64>], labels: &Labels) -> Vec<(String, f64)> {

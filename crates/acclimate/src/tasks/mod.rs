@@ -82,6 +82,12 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     /// The score of answers, higher is better.
     fn score(&self, outputs: &[&Vec<f64>], labels: &Labels) -> f64;
 
+    /// What the loss of answers would be were they as sure as they ought to be. Epochs are compared by it; where a task has none, by the loss.
+    fn refinement(&self, outputs: &[&Vec<f64>], labels: &Labels) -> Option<f64> {
+        let _ = (outputs, labels);
+        None
+    }
+
     /// Every number worth reporting, the score first.
     fn metrics(&self, outputs: &[&Vec<f64>], labels: &Labels) -> Vec<(String, f64)>;
 
