@@ -141,3 +141,63 @@ impl Task for Classes {
         self.0.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use acclimate_core::Rng;
+
+    /// Logits of forty rows of three classes that lean towards the truth, and the truth.
+    fn rows() -> (Vec<Vec<f64>>, Vec<usize>) {
+        let mut rng = Rng::new(0, "rows", 0);
+        let truth: Vec<usize> = (0..40).map(|row| row % 3).collect();
+        let logits =
+            truth.iter().map(|&class| (0..3).map(|k| rng.normal() + if k == class { 1.0 } else { 0.0 }).collect());
+        (logits.collect(), truth)
+    }
+
+    fn refined(logits: &[Vec<f64>], truth: &[usize], weights: &[f64]) -> f64 {
+        refinement(&logits.iter().collect::<Vec<_>>(), truth, weights)
+    }
+
+    fn scaled(logits: &[Vec<f64>], by: f64) -> Vec<Vec<f64>> {
+        logits.iter().map(|row| row.iter().map(|x| x * by).collect()).collect()
+    }
+
+    #[test]
+    fn how_sure_a_classifier_is_does_not_change_its_refinement() {
+        let (logits, truth) = rows();
+        let once = refined(&logits, &truth, &[]);
+        for by in [1e-2, 0.5, 30.0] {
+            // The optimum is flat: the loss there holds to the square of the temperature's rounding.
+            assert!((refined(&scaled(&logits, by), &truth, &[]) - once).abs() < 1e-12, "{by}");
+        }
+    }
+
+    #[test]
+    fn refinement_is_the_least_loss_over_temperatures() {
+        let (logits, truth) = rows();
+        for weights in [&[][..], &[1.0, 5.0, 0.2]] {
+            let all: f64 = truth.iter().map(|&class| weights.get(class).unwrap_or(&1.0)).sum();
+            let loss = |by: f64| {
+                let rows = scaled(&logits, by)
+                    .into_iter()
+                    .zip(&truth)
+                    .map(|(row, &class)| -weights.get(class).unwrap_or(&1.0) * softmax(&row)[class].ln());
+                rows.sum::<f64>() / all
+            };
+            let least = (1..4000).map(|k| loss(f64::from(k) * 1e-3)).fold(f64::INFINITY, f64::min);
+            let refined = refined(&logits, &truth, weights);
+            // Steps of a thousandth around a temperature near one.
+            assert!(refined <= least + 1e-12 && least - refined < 1e-6, "{refined} {least}");
+        }
+    }
+
+    #[test]
+    fn logits_that_tell_nothing_are_worth_as_much_as_none() {
+        let (logits, truth) = rows();
+        let contrary = refined(&scaled(&logits, -1.0), &truth, &[]);
+        // At the widest temperature a logit of one is worth 6e-6.
+        assert!((contrary - 3_f64.ln()).abs() < 1e-4, "{contrary}");
+    }
+}
