@@ -112,7 +112,8 @@ section! {
         warmup: f64 = 0.0,
         /// Epochs without a lower held-out loss before training stops; needs `valid_share`.
         patience: Option<usize> = None,
-        /// The share of training rows held out, 0 to 1: of all epochs the state of least loss on them is kept.
+        /// The share of training rows held out, 0 to 1: of all epochs the state of least loss on them is kept, a classifier's loss being
+        /// taken at the temperature that suits it.
         valid_share: f64 = 0.0,
         /// Whether all classes weigh alike in the loss and the score, however rare; for one class per row.
         class_balance: bool = false,

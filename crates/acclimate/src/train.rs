@@ -77,7 +77,7 @@ pub struct Progress<'a> {
 /// What a run ended with.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The patch: the last state, or the one of least loss on held-out rows where there are any.
+    /// The patch: the last state, or the best one on held-out rows where there are any.
     pub patch: Patch,
     /// The course of the run.
     pub history: History,
