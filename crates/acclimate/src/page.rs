@@ -52,13 +52,13 @@ pub(crate) fn curves(history: &History) -> Vec<Section> {
             .collect();
         sections.push(Section::Curves {
             title: "The rate that found itself".to_owned(),
-            note: "D-Adaptation's estimate d of the distance to the solution, and the rate used: d times the schedule's multiplier.".to_owned(),
+            note: "D-Adaptation's estimate d of the distance to the solution, and d times the schedule's multiplier, of which the step takes the share `lr`.".to_owned(),
             x: "step".to_owned(),
             y: "d".to_owned(),
             log_y: true,
             series: vec![
                 Series { name: "d".to_owned(), points: d, emphasis: true },
-                Series { name: "rate".to_owned(), points: rate.into_iter().filter(|(_, y)| *y > 0.0).collect(), emphasis: false },
+                Series { name: "d, scheduled".to_owned(), points: rate.into_iter().filter(|(_, y)| *y > 0.0).collect(), emphasis: false },
             ],
         });
     }

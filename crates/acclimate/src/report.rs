@@ -41,7 +41,7 @@ pub struct Report {
 /// What the gate decided, in one number and one sentence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
-    /// The name of the candidate that was chosen.
+    /// The name of the candidate that was chosen; empty where there was nothing to choose from.
     pub chosen: String,
     /// The gain over the unadapted model in points (hundredths of the score), if it was measured.
     pub gain: Option<f64>,

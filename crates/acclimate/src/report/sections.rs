@@ -12,6 +12,7 @@ pub(super) fn verdict(v: &Verdict) -> String {
         (Tone::Good, ..) => ("good", "Win"),
         (Tone::Bad, None, _) => ("bad", "Warning"),
         (Tone::Bad, ..) => ("bad", "Loss"),
+        (Tone::Neutral, None, _) if v.chosen.is_empty() => ("neutral", "Result"),
         (Tone::Neutral, None, _) => ("neutral", "No comparison"),
         (Tone::Neutral, Some(_), None) => ("neutral", "Not proven"),
         (Tone::Neutral, Some(_), Some(_)) => ("neutral", "Tie"),
@@ -22,11 +23,14 @@ pub(super) fn verdict(v: &Verdict) -> String {
         (Some(g), Some(i)) if i.low.is_finite() && i.high.is_finite() => chart::gain(g, i),
         _ => String::new(),
     };
+    let chosen = match v.chosen.as_str() {
+        "" => String::new(),
+        chosen => format!("<p class=\"small\">Chosen: <b>{}</b></p>\n", Esc(chosen)),
+    };
     format!(
         "<section class=\"verdict {class}\" aria-label=\"Verdict\">\n<div>\n<p class=\"word\">{word}</p>\n{number}</div>\n\
-         <div>\n<p class=\"sentence\">{}</p>\n{drawn}<p class=\"small\">Chosen: <b>{}</b></p>\n</div>\n</section>\n",
-        Esc(&v.sentence),
-        Esc(&v.chosen)
+         <div>\n<p class=\"sentence\">{}</p>\n{drawn}{chosen}</div>\n</section>\n",
+        Esc(&v.sentence)
     )
 }
 
