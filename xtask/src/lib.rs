@@ -18,7 +18,7 @@ pub mod schema;
 pub mod tidy;
 
 /// The families that have a crate of methods, which is also the folder name below `crates/`, `golden/` and `reference/`.
-pub const FAMILIES: [&str; 4] = ["optim", "peft", "shift", "tta"];
+pub const FAMILIES: [&str; 5] = ["optim", "peft", "shift", "stats", "tta"];
 
 /// Folders that hold no sources.
 const SKIPPED: [&str; 6] = ["target", ".git", "runs", ".venv", "__pycache__", "book/book"];

@@ -11,10 +11,11 @@ struct Template {
     text: &'static str,
 }
 
-const TEMPLATES: [Template; 4] = [
+const TEMPLATES: [Template; 5] = [
     Template { family: "optim", interface: "AnyOptimiser", text: include_str!("../templates/optim.rs.txt") },
     Template { family: "peft", interface: "AnyWeight", text: include_str!("../templates/peft.rs.txt") },
     Template { family: "shift", interface: "AnyAlign", text: include_str!("../templates/shift.rs.txt") },
+    Template { family: "stats", interface: "AnyEstimator", text: include_str!("../templates/stats.rs.txt") },
     Template { family: "tta", interface: "AnyTestTime", text: include_str!("../templates/tta.rs.txt") },
 ];
 
@@ -23,7 +24,7 @@ const REFERENCE: &str = include_str!("../templates/reference.py.txt");
 /// What is known of a method before its first line is written.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// `optim`, `peft`, `shift` or `tta`.
+    /// `optim`, `peft`, `shift`, `stats` or `tta`.
     pub family: String,
     /// Registry name in snake case.
     pub name: String,

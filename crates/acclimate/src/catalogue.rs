@@ -1,6 +1,7 @@
 //! The catalogue: every method of every family, from the cards alone.
 
 use acclimate_core::{Card, Entry, Error, Result};
+use acclimate_stats::conformal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -83,7 +84,27 @@ pub fn catalogue() -> Vec<Family> {
             name: "shift",
             title: "Distribution shift",
             about: "Fit a learner on labelled rows for a target that has other rows and no labels, and judge the fit without them.",
-            cards: sorted(views(acclimate_shift::ALIGN).chain(views(acclimate_shift::SCORES)).collect()),
+            cards: sorted(
+                views(acclimate_shift::ALIGN)
+                    .chain(views(acclimate_shift::SCORES))
+                    .chain(views(acclimate_shift::CALCULATORS))
+                    .collect(),
+            ),
+        },
+        Family {
+            name: "stats",
+            title: "Statistics",
+            about: "Give predictions intervals, sets and regions that hold the truth as often as asked, and watch for change.",
+            cards: sorted(
+                views(conformal::INTERVALS)
+                    .chain(views(conformal::SETS))
+                    .chain(views(conformal::EXCHANGES))
+                    .chain(views(conformal::ONLINE))
+                    .chain(views(conformal::BETS))
+                    .chain(views(conformal::REGIONS))
+                    .chain(views(acclimate_stats::ESTIMATORS))
+                    .collect(),
+            ),
         },
         Family {
             name: "tta",

@@ -1,16 +1,20 @@
 //! Adapt pre-trained models: a frozen model, a patch, and no learning rate to set.
 //!
 //! This crate joins the families: recipes, data, tasks, training, the gate and reports. See `examples/` for a user's own model.
+pub mod align;
 pub mod bench;
 pub mod catalogue;
 mod checkpoint;
 pub mod compare;
 mod convert;
 pub mod dataset;
+pub mod diagnose;
 mod doctor;
+pub mod domains;
 pub mod encode;
 pub mod events;
 pub mod gate;
+pub mod interval;
 pub mod live;
 pub mod merge;
 mod nan;

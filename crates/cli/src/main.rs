@@ -1,10 +1,13 @@
 //! The acclimate command line: a thin shell that knows recipes and cards, and no method.
 
+mod align;
 mod assets;
 mod bench;
 mod compare;
+mod diagnose;
 mod flags;
 mod folders;
+mod interval;
 mod merge;
 mod methods;
 mod predict;
@@ -53,6 +56,9 @@ enum Command {
     Eval(predict::Eval),
     /// Follows a stream of unlabelled frames with a deployed classifier that adapts on the way.
     Stream(stream::StreamCommand),
+    Diagnose(diagnose::DiagnoseCommand),
+    Align(align::AlignCommand),
+    Interval(interval::IntervalCommand),
     Doctor(folders::Doctor),
     Convert(folders::Convert),
     /// Puts finished runs that differ in the method alone beside each other.
@@ -147,6 +153,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Predict(command) => done(command.run()),
         Command::Eval(command) => done(command.run()),
         Command::Stream(command) => command.run(),
+        Command::Diagnose(command) => done(command.run()),
+        Command::Align(command) => done(command.run()),
+        Command::Interval(command) => done(command.run()),
         Command::Doctor(command) => command.run(),
         Command::Convert(command) => done(command.run()),
         Command::Compare(command) => done(command.run()),

@@ -273,7 +273,7 @@ impl Eval {
 }
 
 /// How answers are written.
-enum Form {
+pub(crate) enum Form {
     /// A JSON object per line.
     Lines,
     /// Cells with this separator, below a header.
@@ -282,7 +282,7 @@ enum Form {
 
 impl Form {
     /// The form a file's name asks for; refused before any work is done for a file that cannot be written.
-    fn of(file: &Path) -> Result<Self, Error> {
+    pub(crate) fn of(file: &Path) -> Result<Self, Error> {
         let form = match file.extension().and_then(|end| end.to_str()) {
             Some("jsonl" | "ndjson") => Self::Lines,
             Some("csv") => Self::Cells(b','),
@@ -298,8 +298,28 @@ impl Form {
         }
     }
 
-    fn write(&self, answers: &[Answer]) -> Result<String> {
+    /// Rows under a header; in a cell the items of a list are joined by `|`.
+    pub(crate) fn table(&self, header: &[&str], rows: impl Iterator<Item = Vec<Value>>) -> Result<String> {
         let Self::Cells(separator) = self else {
+            let object = |row: Vec<Value>| header.iter().map(|name| (*name).to_owned()).zip(row).collect();
+            return Ok(rows.map(|row| Value::Object(object(row)).to_string() + "\n").collect());
+        };
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("|"),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        let mut cells = csv::WriterBuilder::new().delimiter(*separator).from_writer(vec![]);
+        cells.write_record(header)?;
+        for row in rows {
+            cells.write_record(row.iter().map(text))?;
+        }
+        Ok(String::from_utf8(cells.into_inner().map_err(|e| e.into_error())?)?)
+    }
+
+    fn write(&self, answers: &[Answer]) -> Result<String> {
+        if let Self::Lines = self {
             let line = |(row, answer): (usize, &Answer)| {
                 let mut object = json!({ "row": row + 1 });
                 if let (Value::Object(object), Value::Object(rest)) = (&mut object, serde_json::to_value(answer)?) {
@@ -308,13 +328,11 @@ impl Form {
                 Ok(object.to_string() + "\n")
             };
             return answers.iter().enumerate().map(line).collect();
-        };
-        let mut cells = csv::WriterBuilder::new().delimiter(*separator).from_writer(vec![]);
-        cells.write_record(["row", "answer", "probability"])?;
-        for (row, answer) in answers.iter().enumerate() {
-            let probability = answer.probability.map_or(String::new(), |p| format!("{p:.6}"));
-            cells.write_record([(row + 1).to_string(), answer.text(), probability])?;
         }
-        Ok(String::from_utf8(cells.into_inner().map_err(|e| e.into_error())?)?)
+        let row = |(row, answer): (usize, &Answer)| {
+            let probability = answer.probability.map_or(String::new(), |p| format!("{p:.6}"));
+            vec![json!(row + 1), json!(answer.text()), json!(probability)]
+        };
+        self.table(&["row", "answer", "probability"], answers.iter().enumerate().map(row))
     }
 }

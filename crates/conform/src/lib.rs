@@ -3,11 +3,13 @@
 //! A suite is a list of [`Check`]s: plain functions with a sentence each. `Needs` and `Promises` on a method's card choose which
 //! checks apply; no check knows a method's name.
 
+pub mod cards;
 pub mod models;
 pub mod optim;
 pub mod peft;
 pub mod reading;
 pub mod shift;
+pub mod stats;
 pub mod tta;
 
 use acclimate_core::{Card, Result};
@@ -55,6 +57,8 @@ pub fn methods() -> Vec<Trial> {
     let mut trials = optim::all(acclimate_optim::METHODS);
     trials.extend(peft::all());
     trials.extend(shift::all(acclimate_shift::ALIGN, acclimate_shift::SCORES));
+    trials.extend(cards::all("shift", acclimate_shift::CALCULATORS, |method| method.settings()));
+    trials.extend(stats::all());
     trials.extend(tta::all(acclimate_tta::METHODS));
     trials
 }

@@ -122,7 +122,8 @@ pub struct Table {
 impl Table {
     /// Reads a file by its extension, or a folder of images.
     ///
-    /// `.csv` and `.tsv` (first line names the columns), `.jsonl` and `.ndjson` (an object per line), `.parquet`
+    /// `.csv` and `.tsv` (first line names the columns), `.jsonl` and `.ndjson` (an object per line; of an object in a
+    /// cell the keys are columns `outer.inner`), `.parquet`
     /// (also `.parquet.brotli` and the like), `.txt` (a row per line that is not blank, column `text`); text formats
     /// may end in `.gz`. With [`ReadOptions::separator`] a `.txt` file is read as csv, with [`ReadOptions::whole`] as one
     /// text, of any length and with its ends of lines. A folder holds a folder of
@@ -202,6 +203,19 @@ impl Table {
         let column = self.column(name)?;
         let cell =
             |(row, cells): (usize, &Vec<Value>)| cells[column].number().map_err(|what| self.row_error(row, name, what));
+        self.rows.iter().enumerate().map(cell).collect()
+    }
+
+    /// A column as finite numbers, nothing where a cell is empty.
+    ///
+    /// # Errors
+    /// An unknown column, or a filled cell that is no number, NaN or infinite.
+    pub fn numbers_or_gaps(&self, name: &str) -> Result<Vec<Option<f64>>> {
+        let column = self.column(name)?;
+        let cell = |(row, cells): (usize, &Vec<Value>)| match &cells[column] {
+            Value::Null => Ok(None),
+            value => value.number().map(Some).map_err(|what| self.row_error(row, name, what)),
+        };
         self.rows.iter().enumerate().map(cell).collect()
     }
 
@@ -373,7 +387,7 @@ fn json_lines(file: &Path, options: &ReadOptions) -> Result<Table> {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
             .map_err(|e| Error::format(file, format!("line {} is not a JSON object: {e}", line + 1)))?;
         let mut row = vec![Value::Null; columns.len()];
-        for (key, value) in object {
+        for (key, value) in flat(object) {
             let value = json_value(value).map_err(|what| row_error(file, line + 1, &key, what))?;
             match columns.iter().position(|column| *column == key) {
                 Some(column) => row[column] = value,
@@ -391,6 +405,17 @@ fn json_lines(file: &Path, options: &ReadOptions) -> Result<Table> {
         row.resize(columns.len(), Value::Null);
     }
     Ok(Table { file: file.to_owned(), columns, rows })
+}
+
+/// The cells of a row; those of an object in a cell are named `outer.inner`.
+fn flat(object: serde_json::Map<String, serde_json::Value>) -> Vec<(String, serde_json::Value)> {
+    let cells = |(key, value)| match value {
+        serde_json::Value::Object(inner) => {
+            inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)).collect()
+        }
+        value => vec![(key, value)],
+    };
+    object.into_iter().flat_map(cells).collect()
 }
 
 pub(crate) fn json_value(value: serde_json::Value) -> Result<Value, String> {

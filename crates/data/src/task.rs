@@ -270,6 +270,15 @@ impl Inputs {
 }
 
 impl Labels {
+    /// Reads the labels in a column, whatever the inputs are.
+    ///
+    /// # Errors
+    /// An unknown column; a cell that is absent, not a number where numbers are needed, or not among the given names, with
+    /// its row; labels that belong to words or choices.
+    pub fn read(table: &Table, column: &str, target: &Target) -> Result<Self> {
+        read_labels(table, column, target, &Inputs::Features { width: 1, values: vec![0.0; table.len()] })
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         match self {

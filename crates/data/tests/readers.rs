@@ -101,8 +101,23 @@ fn json_lines_may_lack_keys() {
     assert_eq!(table.rows[0], [Value::Text("a".into()), Value::Number(1.0), Value::Null]);
     assert_eq!(table.rows[1], [Value::Null, Value::List(vec!["x".into(), "2".into()]), Value::Bool(true)]);
     assert!(plain(b"{\"a\": 1}\n[1]\n", "a.jsonl").unwrap_err().starts_with("/a.jsonl: line 2 is not a JSON object"));
-    let error = plain(b"{\"a\": {\"b\": 1}}\n", "a.jsonl").unwrap_err();
-    assert_eq!(error, "/a.jsonl: row 1, column `a`: is an object; flatten it");
+    let error = plain(b"{\"a\": {\"b\": {\"c\": 1}}}\n", "a.jsonl").unwrap_err();
+    assert_eq!(error, "/a.jsonl: row 1, column `a.b`: is an object; flatten it");
+}
+
+#[test]
+fn gaps_among_numbers_stay_gaps() {
+    let table = plain(b"x,y\n1,a\n,b\n", "a.csv").unwrap();
+    assert_eq!(table.numbers_or_gaps("x").unwrap(), [Some(1.0), None]);
+    let error = table.numbers_or_gaps("y").unwrap_err().to_string();
+    assert!(error.contains("a.csv: row 1, column `y`: is not a number"), "{error}");
+}
+
+#[test]
+fn keys_of_an_object_in_a_cell_are_columns() {
+    let table = plain(b"{\"row\": 1, \"p\": {\"no\": 0.25, \"yes\": 0.75}}\n", "a.jsonl").unwrap();
+    assert_eq!(table.columns, ["row", "p.no", "p.yes"]);
+    assert_eq!(table.numbers("p.yes").unwrap(), [0.75]);
 }
 
 fn write_parquet(compression: Compression) -> Vec<u8> {

@@ -10,10 +10,15 @@ pub trait Calculator: Method {}
 pub trait AnyCalculator: Debug + Send + Sync {
     /// The method's card.
     fn card(&self) -> Card;
+    /// The method's settings.
+    fn settings(&self) -> toml::Table;
 }
 
 impl<M: Calculator> AnyCalculator for M {
     fn card(&self) -> Card {
         M::CARD
+    }
+    fn settings(&self) -> toml::Table {
+        self.to_table()
     }
 }

@@ -100,7 +100,7 @@ impl View for Moved {
 
 impl Explained {
     /// The kind that the scores speak for.
-    fn kind(&self, found: &Explanation, rows: usize) -> Kind {
+    pub(crate) fn kind(&self, found: &Explanation, rows: usize) -> Kind {
         let score = |kind| found.score(kind).unwrap_or(f64::NEG_INFINITY);
         let (none, label, conditional) = (score(Kind::None), score(Kind::Label), score(Kind::Conditional));
         let best = none.max(label).max(conditional);

@@ -3,7 +3,7 @@
 //! A method of [`Align`] sees labelled rows of a source and rows of a target without labels (that type has no place for them) and gives
 //! back a [`Lesson`], the rows, labels and weights to learn from, and a [`View`], how rows of the target look to the learner.
 //! [`Fit`] joins the two with a learner, and methods of [`Score`] say how good a fit is without labels of the target.
-//! [`CALCULATORS`] compute from what they are given.
+//! [`Diagnosis`] says which kinds of shift the rows leave open. [`CALCULATORS`] compute from what they are given.
 
 mod affine;
 mod align;
@@ -19,6 +19,7 @@ mod covariance;
 mod dasvm;
 pub mod density;
 mod dev;
+mod diagnosis;
 mod discriminator_weights;
 mod elsa;
 mod em;
@@ -70,6 +71,7 @@ pub use calculator::{AnyCalculator, Calculator};
 pub use coupling::{Moves, Norm};
 pub use covariance::{Estimate, ledoit_wolf};
 pub use dev::Scaling;
+pub use diagnosis::{ChangeTest, Diagnosis, DiagnosisSettings, KindFinding, Pair, Standing};
 pub use ent_ot::EntropicMap;
 pub use entanglement::{Conditional, Entangled, Penalty};
 pub use explained::Moved;

@@ -10,10 +10,15 @@ pub trait Estimator: Method {}
 pub trait AnyEstimator: Debug + Send + Sync {
     /// The method's card.
     fn card(&self) -> Card;
+    /// The method's settings.
+    fn settings(&self) -> toml::Table;
 }
 
 impl<M: Estimator> AnyEstimator for M {
     fn card(&self) -> Card {
         M::CARD
+    }
+    fn settings(&self) -> toml::Table {
+        self.to_table()
     }
 }

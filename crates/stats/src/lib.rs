@@ -2,7 +2,7 @@
 //!
 //! Rows are samples and columns are features, in `ndarray` matrices. [`linalg`] holds the factorisations, [`learn`] learners that take
 //! weights of rows, [`transport`] optimal transport, [`conformal`] intervals and sets with guaranteed coverage on [`quantile`]s, [`kernel`]
-//! kernels, [`mixture`] densities, [`qp`] quadratic programs. [`ESTIMATORS`] lists what has a form of its own.
+//! kernels, [`mixture`] densities, [`qp`] quadratic programs, [`two_sample`] tests. [`ESTIMATORS`] lists what has a form of its own.
 
 pub mod conformal;
 mod estimator;
@@ -16,6 +16,7 @@ mod quantile_process;
 mod random_features;
 mod sketched;
 pub mod transport;
+pub mod two_sample;
 
 pub use estimator::{AnyEstimator, Estimator};
 pub use quantile_process::{FittedProcess, Requ};

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Aligner {
     /// As it was written: a name and settings that are not as they come.
     pub name: String,
-    method: Box<dyn AnyAlign>,
+    pub(crate) method: Box<dyn AnyAlign>,
 }
 
 impl Aligner {

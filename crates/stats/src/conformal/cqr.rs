@@ -65,6 +65,8 @@ pub struct CqrFit {
 impl Intervals for Cqr {
     type Fit = CqrFit;
 
+    const COLUMNS: &'static [&'static str] = &["lower", "upper"];
+
     fn calibrate(&self, held: &Held<'_>, weights: &[f64]) -> Result<CqrFit> {
         columns("cqr", held.answers.ncols(), 2, "lower and upper quantile")?;
         let rows = || held.answers.rows().into_iter().zip(held.truths);

@@ -91,6 +91,9 @@ pub trait Intervals: Method {
     /// What it keeps of the calibration rows.
     type Fit: Bounds + Serialize + DeserializeOwned + 'static;
 
+    /// What the columns of answers that it reads are usually called, in their order.
+    const COLUMNS: &'static [&'static str] = &["prediction"];
+
     /// Calibrates on rows of one cell. There is a weight for each row.
     ///
     /// # Errors
@@ -125,6 +128,8 @@ pub trait AnyIntervals: Debug + Send + Sync {
     fn card(&self) -> Card;
     /// The method's settings.
     fn settings(&self) -> toml::Table;
+    /// See [`Intervals::COLUMNS`].
+    fn columns(&self) -> &'static [&'static str];
     /// See [`Intervals::calibrate`].
     ///
     /// # Errors
@@ -143,6 +148,9 @@ impl<M: Intervals> AnyIntervals for M {
     }
     fn settings(&self) -> toml::Table {
         self.to_table()
+    }
+    fn columns(&self) -> &'static [&'static str] {
+        M::COLUMNS
     }
     fn calibrate_any(&self, held: &Held<'_>, weights: &[f64]) -> Result<Box<dyn AnyBounds>> {
         Ok(Box::new(self.calibrate(held, weights)?))
