@@ -1,7 +1,7 @@
 //! `acclimate bench`: methods beside each other on the same problems.
 
 use crate::render;
-use acclimate::bench::{Entrant, Outcome, Plan, Problem, problems, run, shift, tta};
+use acclimate::bench::{Entrant, Outcome, Plan, Problem, priors, problems, run, shift, tta};
 use acclimate_core::Error;
 use acclimate_data::Assets;
 use anyhow::Result;
@@ -27,6 +27,7 @@ optimisers makes what is missing. Other settings, another problem or another bui
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     Optim(Optim),
+    Priors(Priors),
     Shift(Shift),
     Tta(Tta),
 }
@@ -118,6 +119,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Optim(optim) => optim.run(),
+            Self::Priors(priors) => priors.run(),
             Self::Shift(shift) => shift.run(),
             Self::Tta(tta) => tta.run(),
         }
@@ -174,6 +176,61 @@ fn describe_shift(outcome: &shift::Outcome) -> String {
     let head = ["accuracy", "covariate", "label", "conditional", "subspace"];
     let head = head.map(render::bold).to_vec();
     render::table(&std::iter::once(head).chain(outcome.rows()).collect::<Vec<_>>())
+}
+
+const PRIORS_HELP: &str = "\
+Examples:
+  acclimate bench priors
+  acclimate bench priors --methods 'em; em calibrate=false' --tables wine --seeds 20
+
+Half of each class of a table is the source; the target is drawn from the other half by shares that come evenly from the simplex.";
+
+/// Estimates of the shares of classes under label shift, on real tables whose shares are drawn anew.
+#[derive(Args)]
+#[command(after_help = PRIORS_HELP)]
+pub(crate) struct Priors {
+    /// The methods, separated by semicolons, each with settings that are not as they come.
+    #[arg(long, value_name = "LIST", value_delimiter = ';', default_value = "em; bbse; rlls; elsa")]
+    methods: Vec<String>,
+    /// The tables, separated by commas: assets with classes.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "wine,breast-cancer,optdigits")]
+    tables: Vec<String>,
+    /// Draws of a source from each table.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    seeds: u64,
+    /// Draws of shares for each source.
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    priors: u64,
+    /// Where the page and the numbers go.
+    #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-priors")]
+    out: PathBuf,
+    /// The numbers as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Fetch nothing.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Priors {
+    fn run(&self) -> Result<()> {
+        let assets = Assets::open(self.offline)?;
+        let plan = priors::Plan {
+            tables: self
+                .tables
+                .iter()
+                .map(|name| priors::Rows::open(name.trim(), &assets))
+                .collect::<Result<_, _>>()?,
+            methods: self.methods.iter().map(|text| shift::Aligner::parse(text)).collect::<Result<_, _>>()?,
+            seeds: self.seeds,
+            priors: self.priors,
+        };
+        let progress = Progress::new("sources", self.json);
+        let outcome = priors::run(&plan, &|done, all, what| progress.told(done, all, what))?;
+        progress.bar.finish_and_clear();
+        let written = Written { out: &self.out, json: self.json, numbers: serde_json::to_value(&outcome)? };
+        written.end(|page| outcome.write_page(page), || render::table(&outcome.rows()))
+    }
 }
 
 const TTA_HELP: &str = "\

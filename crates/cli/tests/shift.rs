@@ -408,3 +408,15 @@ fn what_cannot_be_aligned_is_told() {
         assert!(error.contains(wanted), "{line}: {error}");
     }
 }
+
+#[test]
+fn what_cannot_be_compared_in_priors_is_told() {
+    let place = Place::new();
+    for (line, wanted) in [
+        ("--tables win --offline", "unknown asset `win`"),
+        ("--tables minilm --offline", "asset `minilm` cannot be read as a table"),
+    ] {
+        let error = place.refused(&format!("bench priors {line}"));
+        assert!(error.contains(wanted), "{line}: {error}");
+    }
+}

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// rows with $\theta_k$ fitted numbers, and scores
 /// $$s_k = \sum_j \log q_k(t_j) - \tfrac12 \theta_k \log n .$$
 /// `none` is $\sum_c p_c\, \hat p(x \mid c)$, `label` has shares $\pi_c$ in place of $p_c$, `conditional` moves and stretches the columns,
-/// `subspace` turns principal axes over too, and `covariate` is a mixture of the target's own, each row under one fitted without it. Then, in
+/// `subspace` turns principal axes, or columns, over too, and `covariate` is a mixture of the target's own, each row under one fitted without it. Then, in
 /// this order:
 ///
 /// 1. `subspace` where it beats all before it by `turn` nats for each row;

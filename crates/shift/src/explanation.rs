@@ -19,7 +19,7 @@ pub enum Kind {
     Label,
     /// Rows are stretched along the columns and moved, and keep their labels.
     Conditional,
-    /// Rows are turned over along principal axes, stretched and moved, and keep their labels.
+    /// Rows are turned over along principal axes or columns, stretched and moved, and keep their labels.
     Subspace,
     /// Where rows lie differs in a way that none of the others gives; labels follow the same rule as before.
     Covariate,
@@ -220,7 +220,8 @@ fn stretch(source: ArrayView2<'_, f64>, target: ArrayView2<'_, f64>) -> Result<A
     Ok(Affine { before: column_means(source), matrix: Array2::from_diag(&(to / from)), after: column_means(target) })
 }
 
-/// Principal axes to principal axes, each either way round: the ways that make the target most likely, without the one that turns nothing.
+/// Principal axes to principal axes, or columns to columns, each either way round: the way that makes the target most likely, without those
+/// that turn nothing.
 fn turn(
     source: ArrayView2<'_, f64>,
     target: ArrayView2<'_, f64>,
@@ -239,17 +240,28 @@ fn turn(
     let (from, to) = (column_means(source), column_means(target));
     let floor = |value: f64| value.max(f64::MIN_POSITIVE).sqrt();
     let turned = width.min(MOST_TURNED);
-    let ways = (1usize << turned) - 1;
+    let signs = (1usize << turned) - 1;
+    // The axes of most variance are the last.
+    let sign = |way: usize, axis: usize| {
+        if axis + turned >= width && (way >> (width - 1 - axis)) & 1 == 1 { -1.0 } else { 1.0 }
+    };
+    let along_axes = |way: usize| {
+        let stretch = |axis: usize| sign(way, axis) * floor(t_values[axis]) / floor(s_values[axis]);
+        (&s_axes * &(0..width).map(stretch).collect::<Array1<f64>>()).dot(&t_axes.t())
+    };
+    // Where variances are near one another axes are anywhere; columns are where they were.
+    let spread = |x: ArrayView2<'_, f64>| x.std_axis(ndarray::Axis(0), 0.0);
+    let columns = spread(target) / spread(source);
+    let along_columns = |way: usize| {
+        Array2::from_diag(&columns.iter().enumerate().map(|(axis, by)| sign(way, axis) * by).collect::<Array1<f64>>())
+    };
+    let mut ways: Vec<Array2<f64>> = (1..=signs).map(along_axes).collect();
+    if turned == width {
+        ways.extend((1..=signs).map(along_columns));
+    }
+    let count = ways.len();
     let mut best: Option<(Affine, f64)> = None;
-    for way in 1..=ways {
-        let stretch: Array1<f64> = (0..width)
-            .map(|axis| {
-                // The axes of most variance are the last.
-                let sign = if axis + turned >= width && (way >> (width - 1 - axis)) & 1 == 1 { -1.0 } else { 1.0 };
-                sign * floor(t_values[axis]) / floor(s_values[axis])
-            })
-            .collect();
-        let matrix = (&s_axes * &stretch).dot(&t_axes.t());
+    for matrix in ways {
         let map = Affine { before: from.clone(), matrix, after: to.clone() };
         let likelihood = pulled_back(&map, classes, target)?;
         if best.as_ref().is_none_or(|(_, most)| likelihood > *most) {
@@ -257,7 +269,7 @@ fn turn(
         }
     }
     let (map, likelihood) = best.ok_or_else(|| Error::Other("rows have no column; give one at least".to_owned()))?;
-    Ok((map, likelihood, ways))
+    Ok((map, likelihood, count))
 }
 
 /// The log-likelihood of each row under a density of the other folds.

@@ -1,6 +1,7 @@
 //! Optimisers beside each other: the same problems, draws and budgets for all.
 mod kept;
 mod page;
+pub mod priors;
 mod problems;
 pub mod shift;
 mod small;
