@@ -1,5 +1,5 @@
 """The Python sides of `cargo xtask bench peers`: torch 2.8.0, transformers 4.57.1, peft 0.17.1, dadaptation 3.2, llama-cpp-python 0.3.16,
-pot 0.9.7.post1, skada 0.4.0.
+pot 0.9.7.post1, skada 0.4.0, scikit-learn 1.7.2.
 
     python reference/bench/side.py NAME WORK                one piece of work, done once for every line on stdin
     python reference/bench/side.py merge MODEL ADAPTER OUT  a language model merged and written, as a whole process
@@ -39,6 +39,7 @@ WORKS = {
     "exact transport": ("transport", "exact"),
     "kmm": ("weights", "kmm"),
     "kliep": ("weights", "kliep"),
+    "spci": ("stream", "spci"),
     "resnet18 forward": ("vision_side", "resnet18_forward"),
     "resnet18 tent": ("vision_side", "resnet18_tent"),
     "efficientnet forward": ("vision_side", "efficientnet_forward"),

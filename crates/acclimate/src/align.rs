@@ -249,8 +249,8 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         );
         return Err(Error::Other(what));
     }
-    let task = Task { x: domains.source, labels, target: domains.target, learner: plan.learner, seed: plan.seed };
-    let learner = task.learner.build(&task.labels, task.seed);
+    let task = Task { x: domains.source, labels, target: domains.target, seed: plan.seed };
+    let learner = plan.learner.build(&task.labels, task.seed);
     let host = Host { learner: learner.as_ref(), seed: task.seed };
     let p = task.changed()?;
     let mut scored: Vec<Result<Vec<f64>>> = vec![];
@@ -349,13 +349,12 @@ fn chosen(candidates: &[Candidate], p: f64, ungated: bool, score: &str) -> (usiz
     (best, format!("its `{score}` is the highest of {} candidates", candidates.len()))
 }
 
-/// The rows and what is learned on them.
-struct Task {
-    x: Array2<f64>,
-    labels: Labels,
-    target: Array2<f64>,
-    learner: LearnerKind,
-    seed: u64,
+/// The rows of both domains. Nothing of the target's labels is in it.
+pub(crate) struct Task {
+    pub(crate) x: Array2<f64>,
+    pub(crate) labels: Labels,
+    pub(crate) target: Array2<f64>,
+    pub(crate) seed: u64,
 }
 
 impl Task {
@@ -373,7 +372,13 @@ impl Task {
     }
 
     /// The scores of a method, split by split.
-    fn scores(&self, method: &dyn AnyAlign, score: &dyn AnyScore, host: &Host<'_>, splits: usize) -> Result<Vec<f64>> {
+    pub(crate) fn scores(
+        &self,
+        method: &dyn AnyAlign,
+        score: &dyn AnyScore,
+        host: &Host<'_>,
+        splits: usize,
+    ) -> Result<Vec<f64>> {
         let one = |number| {
             let split = Split::new(&self.labels, self.target.nrows(), self.seed, number);
             let [used, held] =

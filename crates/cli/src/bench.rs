@@ -130,6 +130,7 @@ const SHIFT_HELP: &str = "\
 Examples:
   acclimate bench shift --methods 'explained; coral; kmm bound=10.0'
   acclimate bench shift --methods all --first 100 --seeds 10 --splits 1
+  acclimate bench shift --methods 'kmm gamma=0.1; kmm gamma=1.0; coral; lin_ot' --choose 'circular; mix_val'
 
 The pairs, splits and learner are those of skada-bench's simulated data; its draws are the seeds 0 to 4.";
 
@@ -149,6 +150,9 @@ pub(crate) struct Shift {
     /// Splits of each draw into rows to fit and rows to judge.
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     splits: usize,
+    /// Scores without labels of the target, separated by semicolons: each chooses among the methods and the learner by itself.
+    #[arg(long, value_name = "LIST", value_delimiter = ';')]
+    choose: Vec<String>,
     /// Where the page and the numbers go.
     #[arg(long, short, value_name = "FOLDER", default_value = "runs/bench-shift")]
     out: PathBuf,
@@ -163,7 +167,8 @@ impl Shift {
             [all] if all.trim() == "all" => shift::Aligner::all()?,
             some => some.iter().map(|text| shift::Aligner::parse(text)).collect::<Result<_, _>>()?,
         };
-        let plan = shift::Plan { methods, first: self.first, seeds: self.seeds, splits: self.splits };
+        let choose = self.choose.iter().map(|name| name.trim().to_owned()).collect();
+        let plan = shift::Plan { methods, first: self.first, seeds: self.seeds, splits: self.splits, choose };
         let progress = Progress::new("draws", self.json);
         let outcome = shift::run(&plan, &|done, all, what| progress.told(done, all, what))?;
         progress.bar.finish_and_clear();

@@ -54,7 +54,7 @@ const MINILM: Transformer = Transformer { layers: 6, width: 384, keys: 384, inne
 const SMOLLM2: Transformer = Transformer { layers: 30, width: 576, keys: 192, inner: 1536, ups: 2, words: 49_152 };
 
 /// All comparisons, in the order of the table.
-const COMPARISONS: [Comparison; 19] = [
+const COMPARISONS: [Comparison; 20] = [
     Comparison {
         name: "minilm forward",
         ours: Ours::Work(|_| works::minilm_forward(false)),
@@ -151,6 +151,13 @@ const COMPARISONS: [Comparison; 19] = [
         name: "kliep",
         ours: Ours::Work(|_| works::weights("kliep", "gammas = [1.0]")),
         peers: &[Peer::Python("kliep", "")],
+        arithmetic: None,
+        words: None,
+    },
+    Comparison {
+        name: "spci",
+        ours: Ours::Work(|_| works::spci()),
+        peers: &[Peer::Python("spci", "")],
         arithmetic: None,
         words: None,
     },

@@ -35,6 +35,9 @@ pub(super) const LARGE: [usize; 4] = [8, 3, 224, 224];
 /// Points of each side of the entropic and the exact transport.
 const ENTROPIC: usize = 2000;
 const EXACT: usize = 1000;
+/// Residuals before the steps of a stream, and steps.
+const PAST: usize = 2000;
+const STEPS: usize = 20;
 /// Rows of each domain where weights are sought.
 const WEIGHED: usize = 640;
 
@@ -235,6 +238,21 @@ pub(super) fn exact() -> Result<Work> {
     let (cost, mass) = transport(EXACT);
     Ok(Box::new(move || {
         black_box(acclimate::stats::transport::exact(cost.view(), mass.view(), mass.view())?);
+        Ok(())
+    }))
+}
+
+/// Intervals on a series whose errors hang together, a step after another.
+pub(super) fn spci() -> Result<Work> {
+    let waves = points(1, PAST + STEPS);
+    let errors: Vec<f64> = (0..PAST + STEPS).map(|t| (t as f64 / 9.0).sin() + waves[[t, 0]] - 0.5).collect();
+    let method = find(acclimate::stats::conformal::ONLINE, "spci")?.build(&toml::Table::new())?;
+    Ok(Box::new(move || {
+        let mut stream = acclimate::stats::conformal::Stream::new(method.as_ref(), &errors[..PAST], 0.1)?;
+        for error in &errors[PAST..] {
+            black_box(stream.predict(0.0)?);
+            stream.observe(*error)?;
+        }
         Ok(())
     }))
 }

@@ -1,14 +1,20 @@
 //! Methods of alignment on simulated pairs of domains whose kind of shift is known.
 
 use super::{settings, side_by_side};
+use crate::align::Task;
 use crate::report::{Report, Section, Tone, Verdict};
 use acclimate_core::{Error, Result, find};
-use acclimate_shift::{ALIGN, AnyAlign, Fit, Host, ShiftKind, ShiftedPair, Source, SourceOnly, Target};
+use acclimate_shift::{
+    ALIGN, AnyAlign, AnyScore, Fit, Host, SCORES, ShiftKind, ShiftedPair, Source, SourceOnly, Target,
+};
 use acclimate_stats::learn::{Labels, Svc, select};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Splits in which a score chooses.
+const INNER: usize = 5;
 
 /// A method that takes part.
 #[derive(Debug)]
@@ -58,6 +64,9 @@ pub struct Plan {
     pub seeds: u32,
     /// Splits of each draw into rows to fit and rows to judge.
     pub splits: usize,
+    /// Scores without labels of the target that choose among the methods and the learner by itself, each a row of its own: on splits of the
+    /// rows to fit, by the highest mean.
+    pub choose: Vec<String>,
 }
 
 /// What came of it.
@@ -99,7 +108,7 @@ type Scores = Vec<Result<f64>>;
 /// ```
 /// use acclimate::bench::shift::{Aligner, Plan, run};
 ///
-/// let plan = Plan { methods: vec![Aligner::parse("subspace_alignment")?], first: 100, seeds: 1, splits: 1 };
+/// let plan = Plan { methods: vec![Aligner::parse("subspace_alignment")?], first: 100, seeds: 1, splits: 1, choose: vec![] };
 /// let outcome = run(&plan, &|_, _, _| ())?;
 /// assert!(outcome.methods["subspace_alignment"]["covariate"].mean.is_some());
 /// # Ok::<(), acclimate_core::Error>(())
@@ -107,6 +116,9 @@ type Scores = Vec<Result<f64>>;
 pub fn run(plan: &Plan, told: &(dyn Fn(usize, usize, &str) + Sync)) -> Result<Outcome> {
     if plan.methods.is_empty() || plan.seeds == 0 || plan.splits == 0 {
         return Err(Error::Other("a comparison needs a method, a seed and a split at least".to_owned()));
+    }
+    for name in &plan.choose {
+        find(SCORES, name)?;
     }
     let seeds: Vec<u32> = (0..plan.seeds).map(|at| plan.first + at).collect();
     let draws = |kind: ShiftKind| seeds.iter().map(move |seed| (kind, *seed));
@@ -118,10 +130,11 @@ pub fn run(plan: &Plan, told: &(dyn Fn(usize, usize, &str) + Sync)) -> Result<Ou
         Ok(scores)
     })?;
     let mut methods = BTreeMap::new();
-    for (at, method) in plan.methods.iter().enumerate() {
+    let chosen = plan.choose.iter().map(|score| format!("chosen by {score}"));
+    for (at, name) in plan.methods.iter().map(|method| method.name.clone()).chain(chosen).enumerate() {
         let of_kind = |(kind, draws): (ShiftKind, &[Vec<Scores>])| (kind.to_string(), accuracy(draws, at + 1));
         let kinds = ShiftKind::ALL.into_iter().zip(found.chunks(seeds.len()));
-        methods.insert(method.name.clone(), kinds.map(of_kind).collect());
+        methods.insert(name, kinds.map(of_kind).collect());
     }
     Ok(Outcome { seeds, splits: plan.splits, methods })
 }
@@ -143,10 +156,36 @@ fn draw(plan: &Plan, kind: ShiftKind, seed: u32) -> Result<Vec<Scores>> {
             Ok(answers.iter().zip(&truth).filter(|(a, b)| a == b).count() as f64 / truth.len() as f64)
         };
         let plain = SourceOnly::default();
-        let methods = plan.methods.iter().map(|aligner| aligner.method.as_ref());
-        Ok(std::iter::once(&plain as &dyn AnyAlign).chain(methods).map(score).collect())
+        let methods: Vec<&dyn AnyAlign> = std::iter::once(&plain as &dyn AnyAlign)
+            .chain(plan.methods.iter().map(|aligner| aligner.method.as_ref()))
+            .collect();
+        let mut scores: Scores = methods.iter().map(|method| score(*method)).collect();
+        let task = Task { x: source.x.to_owned(), labels: labels.clone(), target: target.x.to_owned(), seed: 0 };
+        for name in &plan.choose {
+            let chosen = chosen(&task, &methods, find(SCORES, name)?.build(&toml::Table::new())?.as_ref(), &host);
+            scores.push(chosen.and_then(|at| match &scores[at] {
+                Ok(accuracy) => Ok(*accuracy),
+                Err(error) => Err(Error::Other(error.to_string())),
+            }));
+        }
+        Ok(scores)
     };
     pair.splits(plan.splits).into_iter().map(split).collect()
+}
+
+/// The method with the highest mean score on five splits of the rows to fit; of equals the first.
+fn chosen(task: &Task, methods: &[&dyn AnyAlign], score: &dyn AnyScore, host: &Host<'_>) -> Result<usize> {
+    let mean = |method: &&dyn AnyAlign| -> f64 {
+        // A method that refuses the rows is not chosen.
+        let scores = task.scores(*method, score, host, INNER);
+        scores.map_or(f64::NEG_INFINITY, |scores| scores.iter().sum::<f64>() / scores.len() as f64)
+    };
+    let means: Vec<f64> = methods.iter().map(mean).collect();
+    let best = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    means
+        .iter()
+        .position(|mean| *mean == best && best.is_finite())
+        .ok_or_else(|| Error::Other(format!("{}: no method could be scored", score.card().name)))
 }
 
 /// The scores of a method, number `at` in each list, over draws.
@@ -236,9 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn a_score_chooses_one_of_the_candidates() {
+        let methods = vec![Aligner::parse("subspace_alignment").unwrap()];
+        let plan = Plan { methods, first: 100, seeds: 1, splits: 1, choose: vec!["class_ami".to_owned()] };
+        let outcome = run(&plan, &|_, _, _| ()).unwrap();
+        let [method, chosen] =
+            ["subspace_alignment", "chosen by class_ami"].map(|name| &outcome.methods[name]["covariate"]);
+        let (method, chosen) = (method.clone(), chosen.clone());
+        let plain = method.mean.unwrap() - method.gain.unwrap();
+        let of = |accuracy: f64| (chosen.mean.unwrap() - accuracy).abs() < 1e-12;
+        assert!(of(plain) || of(method.mean.unwrap()), "{chosen:?}");
+        assert!(run(&Plan { choose: vec!["accuracy".to_owned()], ..plan }, &|_, _, _| ()).is_err());
+    }
+
+    #[test]
     fn the_learner_by_itself_is_the_published_row() {
         // skada-bench's covariate shift, the first of its seeds.
-        let plan = Plan { methods: vec![Aligner::parse("source_only").unwrap()], first: 0, seeds: 1, splits: 1 };
+        let plan = Plan {
+            methods: vec![Aligner::parse("source_only").unwrap()],
+            first: 0,
+            seeds: 1,
+            splits: 1,
+            choose: vec![],
+        };
         let outcome = run(&plan, &|_, _, _| ()).unwrap();
         let covariate = &outcome.methods["source_only"]["covariate"];
         assert!(covariate.mean.unwrap() > 0.8 && covariate.gain == Some(0.0), "{covariate:?}");
