@@ -420,3 +420,19 @@ fn what_cannot_be_compared_in_priors_is_told() {
         assert!(error.contains(wanted), "{line}: {error}");
     }
 }
+
+#[test]
+fn fits_that_left_folds_out_are_read() {
+    let place = Place::new();
+    let mut rng = Rng::new(1, "folds", 0);
+    let row = |row: usize| format!("{},{},{}\n", row % 7, row % 4, (row % 7) as f64 + rng.normal());
+    place.write("held.csv", &("prediction,fold,truth\n".to_owned() + &(0..80).map(row).collect::<String>()));
+    place.write("new.csv", "a,b,c,d\n2,2,2,2\n");
+    place.good("interval held.csv new.csv --method cv_plus --fold fold --new-answers a,b,c,d --out out.csv");
+    let text = place.read("out.csv");
+    let ends: Vec<f64> = text.lines().nth(1).unwrap().split(',').skip(1).map(|cell| cell.parse().unwrap()).collect();
+    // Where all fits agree the ends are as far as the 73rd of 80 errors is large.
+    assert!((2.0 - ends[0] - (ends[1] - 2.0)).abs() < 1e-12 && ends[1] > 3.0, "{text}");
+    let error = place.refused("interval held.csv new.csv --method cv_plus --new-answers a,b,c,d");
+    assert!(error.contains("the fold of each calibration row is not given"), "{error}");
+}
