@@ -67,8 +67,9 @@ pub struct Plan {
     pub methods: Vec<String>,
     /// The learner.
     pub learner: LearnerKind,
-    /// The score by which candidates are compared without labels of the target.
-    pub score: String,
+    /// The score by which several methods are compared without labels of the target. None is right under every kind of shift, so there is
+    /// none unless it is named.
+    pub score: Option<String>,
     /// Splits in which they are scored.
     pub splits: usize,
     /// Chooses among the methods even where nothing tells that they help.
@@ -83,7 +84,7 @@ impl Default for Plan {
             question: Question::default(),
             methods: vec!["explained".to_owned()],
             learner: LearnerKind::default(),
-            score: "class_ami".to_owned(),
+            score: None,
             splits: 5,
             ungated: false,
             seed: 0,
@@ -142,7 +143,7 @@ pub struct Outcome {
     pub source_rows: usize,
     /// Rows of the target.
     pub target_rows: usize,
-    /// The name of the score.
+    /// The name of the score, if one was named.
     pub score: String,
     /// The p-value of the hypothesis that nothing changed between the tables.
     pub p: f64,
@@ -193,8 +194,8 @@ impl Split {
 /// Fits, chooses, gates, answers, and judges where it can.
 ///
 /// # Errors
-/// A table that cannot be read, a source without labels, an unknown method or score, several candidates where labels are numbers (no score
-/// works on them), and the learner's own. A candidate that refuses the data is a result.
+/// A table that cannot be read, a source without labels, an unknown method or score, several methods without a score or where labels are
+/// numbers (no score works on them), and the learner's own. A candidate that refuses the data is a result.
 ///
 /// # Example
 /// ```
@@ -220,7 +221,7 @@ impl Split {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn run(plan: &Plan) -> Result<Outcome> {
-    let score = find(SCORES, &plan.score)?.build(&toml::Table::new())?;
+    let score = plan.score.as_ref().map(|name| find(SCORES, name)?.build(&toml::Table::new())).transpose()?;
     let mut aligners = vec![Aligner { name: SOURCE_ONLY.to_owned(), method: Box::new(SourceOnly::default()) }];
     for text in &plan.methods {
         let aligner = Aligner::parse(text)?;
@@ -240,6 +241,14 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         );
         return Err(Error::Other(what));
     }
+    // One method is not compared.
+    let score = match (score, aligners.len() > 2) {
+        (None, true) => {
+            let what = "several methods are named and no score that chooses; name one method, or a score with `--score`, and check it on labels of the target: none is right under every kind of shift";
+            return Err(Error::Other(what.to_owned()));
+        }
+        (score, compared) => score.filter(|_| compared),
+    };
     if labels.len() < 2 * HELD || domains.target.nrows() < 2 * HELD {
         let what = format!(
             "alignment needs {} rows of each table at least, there are {} and {}",
@@ -255,11 +264,9 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let p = task.changed()?;
     let mut scored: Vec<Result<Vec<f64>>> = vec![];
     for aligner in &aligners {
-        // One method is not compared.
-        let compared = aligners.len() > 2;
-        scored.push(match compared {
-            true => task.scores(aligner.method.as_ref(), score.as_ref(), &host, plan.splits),
-            false => Ok(vec![]),
+        scored.push(match &score {
+            Some(score) => task.scores(aligner.method.as_ref(), score.as_ref(), &host, plan.splits),
+            None => Ok(vec![]),
         });
     }
     let mut fits = vec![];
@@ -292,7 +299,8 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     if let Some(why) = &candidates[0].refused {
         return Err(Error::Other(why.clone()));
     }
-    let (at, why) = chosen(&candidates, p, plan.ungated, &plan.score);
+    let score = plan.score.clone().unwrap_or_default();
+    let (at, why) = chosen(&candidates, p, plan.ungated, &score);
     let fit = fits.swap_remove(at).map_err(Error::Other)?;
     let judged = match truth {
         Some(truth) => {
@@ -308,7 +316,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     Ok(Outcome {
         source_rows: task.x.nrows(),
         target_rows: task.target.nrows(),
-        score: plan.score.clone(),
+        score,
         p,
         chosen: candidates[at].name.clone(),
         candidates,

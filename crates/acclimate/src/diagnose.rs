@@ -183,7 +183,7 @@ fn advice(kind: Kind, found: &Diagnosis, question: &Question, labels: bool, numb
         let label = question.label.as_ref().map_or_else(String::new, |label| format!(" --label {label}"));
         let model = question.model.as_ref().map_or_else(String::new, |model| format!(" --model {model}"));
         let (source, target) = (&question.source, &question.target);
-        format!("acclimate align {source} {target}{label}{model} --methods '{}'", methods.join("; "))
+        format!("acclimate align {source} {target}{label}{model} --methods {}", methods[0])
     });
     Advice { kind, what, methods, command }
 }
@@ -285,12 +285,11 @@ impl Outcome {
             let header = rows.remove(0);
             sections.push(Section::Table { title: title.to_owned(), note: String::new(), header, rows });
         }
-        let names: Vec<String> = self.standing.iter().map(Kind::to_string).collect();
         let report = Report {
             title: "What differs".to_owned(),
             subtitle: format!("{} rows of the source, {} of the target", self.source_rows, self.target_rows),
             verdict: Verdict {
-                chosen: names.join(", "),
+                chosen: String::new(),
                 gain: None,
                 interval: None,
                 sentence: self.sentence.clone(),

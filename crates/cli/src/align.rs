@@ -38,9 +38,9 @@ pub(crate) struct AlignCommand {
     /// What is fitted on the rows that a method makes.
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Kernel)]
     learner: Kind,
-    /// The score that chooses among several methods.
-    #[arg(long, value_name = "SCORE", default_value_t = Plan::default().score)]
-    score: String,
+    /// The score that chooses, where several methods are named.
+    #[arg(long, value_name = "SCORE")]
+    score: Option<String>,
     /// Splits in which it is taken.
     #[arg(long, value_name = "NUMBER", default_value_t = Plan::default().splits)]
     splits: usize,

@@ -360,7 +360,8 @@ fn nothing_is_adapted_where_nothing_changed() {
     let place = Place::new();
     place.write("old.csv", &rings(120, 1.0, 0.0, true, 3));
     place.write("same.csv", &rings(120, 1.0, 0.0, true, 4));
-    let found = place.json("align old.csv same.csv --methods coral;kliep --learner linear --out out.csv");
+    let found =
+        place.json("align old.csv same.csv --methods coral;kliep --score class_ami --learner linear --out out.csv");
     assert_eq!((&found["chosen"], &found["judged"]["result"]), (&"source_only".into(), &"tie".into()), "{found}");
     assert_eq!(found["candidates"].as_array().unwrap().len(), 3);
     let ungated = place.json("align old.csv same.csv --methods coral --no-gate --out out.csv");

@@ -169,7 +169,7 @@ impl Outcome {
         let report = Report {
             title: if self.classes { "Sets of classes" } else { "Intervals" }.to_owned(),
             subtitle: format!("{}, {} rows", self.method, self.rows),
-            verdict: Verdict { chosen: self.method.clone(), gain: None, interval: None, sentence, tone },
+            verdict: Verdict { chosen: String::new(), gain: None, interval: None, sentence, tone },
             sections,
         };
         report.write(file)
