@@ -127,8 +127,8 @@ fn a_killed_run_loses_the_steps_since_its_checkpoint() {
 
 #[test]
 fn a_run_that_collapses_is_the_same_in_parts() {
-    // From this first estimate d passes what the model bears within some thirty steps.
-    let more = "epochs = 40\n[optim]\nd0 = 1e-4\ngrowth_rate = inf\n[gate]\nfolds = 0";
+    // From this first estimate the whole of d passes what the model bears within some thirty steps.
+    let more = "epochs = 40\n[optim]\nd0 = 1e-4\nlr = 1.0\ngrowth_rate = inf\n[gate]\nfolds = 0";
     let (_, _, notes) = same("ruin.csv", more, 23, Break::Kill);
     assert!(notes.contains("went back to step"), "{notes}");
 }

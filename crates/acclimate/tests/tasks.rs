@@ -503,11 +503,11 @@ fn untouched_rows_have_no_part_in_the_choice() {
     assert_ne!(right.0, wrong.0);
 }
 
-/// The loss at the end and the notes of a run of D-Adapted Adam without a limit on the growth of d.
+/// The loss at the end and the notes of a run of D-Adapted Adam that takes all of d and has no limit on its growth.
 fn unlimited(more: &str) -> (f64, Vec<String>) {
     let folder = setup();
     write_classes(folder.path(), "rows.jsonl");
-    let more = format!("epochs = 40\nhead = 'zero'\n[optim]\ngrowth_rate = inf\n{more}\n[gate]\nfolds = 0");
+    let more = format!("epochs = 40\nhead = 'zero'\n[optim]\nlr = 1.0\ngrowth_rate = inf\n{more}\n[gate]\nfolds = 0");
     let recipe = recipe(folder.path(), "rows.jsonl", "run", &more);
     let session = Session::open(&recipe).unwrap();
     let Finished { summary, patch, .. } = finish(&session, &recipe);
