@@ -339,6 +339,36 @@ fn saved_outputs_refuse_methods_that_want_a_model() {
 }
 
 #[test]
+fn saved_outputs_of_sorted_rows_are_mended_by_their_neighbours() {
+    let place = Place::new();
+    let mut rng = Rng::new(0, "outputs", 0);
+    let (mut logits, mut features, mut classes) = (vec![], vec![], vec![]);
+    for row in 0..120 {
+        let class = row / 40;
+        let at = |k: usize| if k == class { 1.0 } else { 0.0 };
+        logits.extend((0..3).map(|k| (1.5 * at(k) + rng.normal()) as f32));
+        features.extend((0..3).map(|k| (at(k) + 0.1 * rng.normal()) as f32));
+        classes.push(class as i64);
+    }
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let truth: Vec<u8> = classes.iter().flat_map(|class| class.to_le_bytes()).collect();
+    let arrays = [("logits.npy", npy("<f4", "(120, 3)", &bytes(&logits))), ("y.npy", npy("<i8", "(120,)", &truth))];
+    zipped(&place.path("logits.npz"), &arrays);
+    zipped(&place.path("features.npz"), &[("features.npy", npy("<f4", "(120, 3)", &bytes(&features)))]);
+    let argmax = |row: &[f32]| (0..3).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i64;
+    let before = logits.chunks(3).zip(&classes).filter(|(row, class)| argmax(row) != **class).count();
+    place.good("--logits logits.npz --features features.npz --method lame --batch 20 --no-gate --out lame");
+    let result = place.json("lame/result.json");
+    let wrong = result["book"]["wrong"].as_u64().unwrap() as usize;
+    // A batch of one class with one cluster of features: its rows agree on the class most of them are taken for.
+    assert!(before > 15 && wrong * 10 <= before, "{wrong} of {before}");
+    assert_eq!((&result["book"]["labelled"], &result["counts"]["backwards"]), (&120.into(), &0.into()));
+    let said = place.read("lame/answers.csv");
+    let rows = said.lines().skip(1).zip(&classes);
+    assert_eq!(rows.filter(|(line, class)| line.split(',').nth(1).unwrap() != class.to_string()).count(), wrong);
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let place = Place::new();
     place.npz("frames.npz", &drawn(8), None);
